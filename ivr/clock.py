@@ -1,0 +1,26 @@
+"""The only place in Firmline that reads a clock, so that everything else takes time as an argument."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def monotonic_ms() -> int:
+    """Milliseconds on the monotonic clock: for every deadline and duration."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def monotonic_ns() -> int:
+    """Nanoseconds on the monotonic clock: for the RTP pacer."""
+    return time.monotonic_ns()
+
+
+def wall_iso() -> str:
+    """UTC wall time, ISO 8601 with milliseconds: for journals and people, never for arithmetic."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def wall_s() -> float:
+    """UTC seconds since the epoch: for retention and webhook signatures."""
+    return time.time()

@@ -1,0 +1,1 @@
+"""SIP engines behind one interface; see ``base``."""

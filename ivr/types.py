@@ -1,0 +1,36 @@
+"""Types shared inside ``ivr``: journal events and what a PBX can do for us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class JournalEvent(StrEnum):
+    """Every kind of row in the journal (design contract; names are fixed)."""
+
+    CALL_STARTED = "call_started"
+    LEG_UP = "leg_up"
+    UTTERANCE = "utterance"
+    SIGNAL = "signal"
+    STRIKE = "strike"
+    RUNG = "rung"
+    ACTION_REQUESTED = "action_requested"
+    ACTION_DONE = "action_done"
+    ACTION_FAILED = "action_failed"
+    HOTKEY = "hotkey"
+    CALL_ENDED = "call_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """One journal row. ``t_ms`` counts from the call's start; ``data`` is JSON-able."""
+
+    call_id: str
+    event: JournalEvent
+    at: str
+    """UTC wall time, ISO 8601 with milliseconds."""
+    t_ms: int
+    data: Mapping[str, Any] = field(default_factory=dict)
