@@ -1,0 +1,54 @@
+# Firmline. `make demo` and `make test` are all a new machine needs; the rest is here: `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: install demo run test check format bench pbx clean help tools
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(READY) ## the environment in .venv, with everything the other targets need
+
+$(READY): pyproject.toml
+	@echo "firmline: setting up $(VENV) (a few minutes the first time, nothing the next)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' \
+	  || { echo "firmline: Python 3.11 to 3.13 is needed; try: make install PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## two live calls on this machine: an abusive caller is warned and handed on, an upset one is left alone
+	@$(BIN)/firmline demo $(ARGS)
+
+run: $(READY) ## the service, with ./config.yaml
+	@$(BIN)/firmline run $(ARGS)
+
+tools: # programs the tests drive: sipp (a SIP peer), espeak-ng and flite (voices)
+	@deploy/test-tools.sh
+
+test: $(READY) tools ## the test suite (real SIP, RTP and Whisper on loopback; under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## format, lint, types and import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## put the code into the house format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY) ## measure; the tables of docs/benchmarks.md (about ten minutes)
+	@$(BIN)/firmline bench reaction $(ARGS)
+	@$(BIN)/firmline bench capacity $(ARGS)
+
+pbx: ## a real Asterisk in a folder of its own, built once, for trying Firmline beside a PBX
+	@deploy/asterisk/build.sh
+
+clean: ## remove the environment and everything made by running
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache firmline-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

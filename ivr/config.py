@@ -1,0 +1,239 @@
+"""``config.yaml`` as validated, frozen models. Nothing here opens a socket or loads a model.
+
+Every key has a meaning, a unit in its name, a default and a range; the shipped ``config.yaml`` shows them all and a
+test keeps the two in step. Reading fails whole: either every key is right, or nothing starts and every problem is
+listed with file, line and key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from audio.types import PTIME_MS
+from ivr.errors import ConfigError
+from ivr.lines.base import LineOptions
+from policies import yamltext
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A block of ``config.yaml``: unknown keys refused, values frozen, strings not coerced into numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def resolve_secret(value: str, key: str) -> str:
+    """A secret as given, or read from ``env:NAME`` or ``file:PATH`` so that it need not stand in the YAML.
+
+    Raises:
+        ConfigError: the variable is not set or the file cannot be read.
+    """
+    if value.startswith("env:"):
+        name = value[4:]
+        if name not in os.environ:
+            raise ConfigError(f"{key}: environment variable {name} is not set")
+        return os.environ[name]
+    if value.startswith("file:"):
+        try:
+            return Path(value[5:]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{key}: cannot read the secret from {value[5:]}: {exc}") from exc
+    return value
+
+
+def _ip(value: str) -> str:
+    try:
+        ipaddress.IPv4Address(value)
+    except ValueError:
+        raise ValueError(f"expected an IPv4 address such as 192.0.2.10, found {value!r}") from None
+    return value
+
+
+class LineConfig(Section):
+    """How we appear to the PBX."""
+
+    engine: Literal["pyvoip"] = "pyvoip"
+    server: str = ""
+    server_port: Annotated[int, Field(ge=1, le=65535)] = 5060
+    username: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_.+*#-]+$")] = "firmline"
+    password: str = ""
+    auth_user: str = ""
+    local_ip: str = "127.0.0.1"
+    local_port: Port = 5070
+    rtp_port_low: Annotated[int, Field(ge=1024, le=65534)] = 12000
+    rtp_port_high: Annotated[int, Field(ge=1025, le=65535)] = 12999
+    expires_s: Annotated[int, Field(ge=30, le=3600)] = 120
+    trusted_peers: list[str] = Field(default=["127.0.0.0/8"])
+    max_legs: Annotated[int, Field(ge=2, le=2000)] = 200
+
+    @field_validator("local_ip")
+    @classmethod
+    def _local_ip_is_ipv4(cls, value: str) -> str:
+        return _ip(value)
+
+    @field_validator("trusted_peers")
+    @classmethod
+    def _peers_are_networks(cls, value: list[str]) -> list[str]:
+        for item in value:
+            try:
+                ipaddress.IPv4Network(item)
+            except ValueError as exc:
+                raise ValueError(f"expected networks such as 192.0.2.0/24, found {item!r} ({exc})") from None
+        return value
+
+    @model_validator(mode="after")
+    def _ports_hold_the_legs(self) -> Self:
+        room = (self.rtp_port_high - self.rtp_port_low + 1) // 2
+        if room < self.max_legs:
+            raise ValueError(
+                f"rtp_port_low {self.rtp_port_low} to rtp_port_high {self.rtp_port_high} holds {max(room, 0)} legs (two "
+                f"ports each), max_legs is {self.max_legs}: widen the range or lower max_legs"
+            )
+        return self
+
+    def options(self) -> LineOptions:
+        """What the engine gets, with the secret resolved."""
+        return LineOptions(
+            server=self.server,
+            server_port=self.server_port,
+            username=self.username,
+            password=resolve_secret(self.password, "line.password"),
+            auth_user=self.auth_user or self.username,
+            local_ip=self.local_ip,
+            local_port=self.local_port,
+            rtp_port_low=self.rtp_port_low,
+            rtp_port_high=self.rtp_port_high,
+            expires_s=self.expires_s,
+            trusted_peers=tuple(self.trusted_peers),
+            max_legs=self.max_legs,
+        )
+
+
+class PbxConfig(Section):
+    """How we act on the human call."""
+
+    kind: Literal["direct"] = "direct"
+    control_url: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
+    control_secret: str = ""
+    timeout_ms: Annotated[int, Field(ge=200, le=30_000)] = 5_000
+    transfer_to: Annotated[str, Field(pattern=r"^[0-9A-Za-z*#+_.-]+$")] = "299"
+
+
+class EndpointingConfig(Section):
+    """When speech begins and ends on a telephone line."""
+
+    vad_aggressiveness: Annotated[int, Field(ge=0, le=3)] = 2
+    onset_ms: Annotated[int, Field(ge=PTIME_MS, le=500)] = 60
+    hangover_ms: Annotated[int, Field(ge=PTIME_MS, le=2_000)] = 300
+    pre_roll_ms: Annotated[int, Field(ge=0, le=1_000)] = 240
+    min_speech_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 120
+    max_utterance_ms: Annotated[int, Field(ge=2_000, le=28_000)] = 12_000
+
+
+class EarsConfig(Section):
+    """Speech recognition."""
+
+    model: Annotated[str, Field(min_length=1)] = "tiny.en"
+    offline: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    compute_type: Literal["default", "int8", "int8_float16", "float16", "float32"] = "int8"
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    transcribe_agent: bool = False
+    no_audio_ms: Annotated[int, Field(ge=1_000, le=120_000)] = 8_000
+    endpointing: EndpointingConfig = Field(default_factory=EndpointingConfig)
+
+
+class PolicyConfig(Section):
+    """Which rule is kept."""
+
+    pack: Annotated[str, Field(min_length=1)] = "standard"
+
+
+class PromptsConfig(Section):
+    """What is said, and in whose name."""
+
+    directory: str = ""
+    agent: Annotated[str, Field(max_length=80)] = ""
+    company: Annotated[str, Field(max_length=80)] = ""
+    followup: Annotated[str, Field(max_length=200)] = ""
+    echo_tail_ms: Annotated[int, Field(ge=0, le=2_000)] = 200
+
+
+class JournalConfig(Section):
+    """What is remembered, where and for how long."""
+
+    path: Annotated[str, Field(min_length=1)] = "firmline.db"
+    store_words: bool = True
+    retention_days: Annotated[int, Field(ge=0, le=3650)] = 90
+
+
+class ApiConfig(Section):
+    """HTTP for keys, pages and probes."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+    @field_validator("host")
+    @classmethod
+    def _loopback_only(cls, value: str) -> str:
+        if not ipaddress.IPv4Address(_ip(value)).is_loopback:
+            raise ValueError(
+                f"found {value!r}; only loopback (127.0.0.1) is allowed until access tokens exist: put a reverse proxy "
+                "with authentication in front to reach it from elsewhere"
+            )
+        return value
+
+
+class LogConfig(Section):
+    """Logs go to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    pii: bool = False
+
+
+class Config(Section):
+    """The whole of ``config.yaml``."""
+
+    line: LineConfig = Field(default_factory=LineConfig)
+    pbx: PbxConfig = Field(default_factory=PbxConfig)
+    ears: EarsConfig = Field(default_factory=EarsConfig)
+    policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    prompts: PromptsConfig = Field(default_factory=PromptsConfig)
+    journal: JournalConfig = Field(default_factory=JournalConfig)
+    api: ApiConfig = Field(default_factory=ApiConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+
+
+def parse_config(text: str, source: str) -> Config:
+    """Validate the text of a ``config.yaml``.
+
+    Raises:
+        ConfigError: with one ``file:line: key: what was found, what is allowed`` line a problem.
+    """
+    try:
+        return yamltext.load(text, source, Config)
+    except yamltext.YamlError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate ``path``.
+
+    Raises:
+        ConfigError: not there, not readable, or not valid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name one with -c, or start from the config.yaml in the repo") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
+    return parse_config(text, str(path))
