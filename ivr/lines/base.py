@@ -19,6 +19,8 @@ from audio.types import AudioFrame, Pcm
 
 HEADER_CALL = "X-Firmline-Call"
 HEADER_SIDE = "X-Firmline-Side"
+HEADER_AGENT = "X-Firmline-Agent"
+"""Optional: the extension of the agent on this call, so that their hotkey finds it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,407 @@
+"""One human call, sans-IO: audio, transcripts and keys go in; effects come out.
+
+Owns: which legs there are, the order in which words reach the policy, what plays, what was asked of the PBX, and the
+call's journal. Never: sockets, threads, clocks, models. Time is an argument, so a replay runs this very file.
+
+The life of a call, by its tap legs (the human call itself lives in the PBX and needs none of them):
+
+    WAITING --caller leg--> LIVE <--caller leg-- DEAF
+       |                     |  \\--caller leg gone, agent's still here--> DEAF
+       +--no leg left--> CLOSING <--no leg left--+
+                            |--a leg again--> LIVE / WAITING
+                            +--linger over--> ENDED
+
+CLOSING exists because a PBX may replace our legs within one call (a transfer, a park): rung and strikes must survive
+that. An absent cell means: keep the state.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind, Transcript
+from ivr import effects as fx
+from ivr.listener import Listener
+from ivr.types import JournalEvent
+from policies import types as pol
+from policies.engine import Engine
+from policies.types import Audience, EndKind, Side
+
+
+class Phase(StrEnum):
+    """Where a call stands, by its tap legs."""
+
+    WAITING = "waiting"
+    LIVE = "live"
+    DEAF = "deaf"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+class Happening(StrEnum):
+    """What moves a call from phase to phase."""
+
+    CALLER_UP = "caller_up"
+    AGENT_UP = "agent_up"
+    CALLER_LOST = "caller_lost"
+    ALL_LOST = "all_lost"
+    LINGER_OVER = "linger_over"
+    CLOSED = "closed"
+
+
+TABLE: Mapping[tuple[Phase, Happening], Phase] = {
+    (Phase.WAITING, Happening.CALLER_UP): Phase.LIVE,
+    (Phase.WAITING, Happening.ALL_LOST): Phase.CLOSING,
+    (Phase.WAITING, Happening.CLOSED): Phase.ENDED,
+    (Phase.LIVE, Happening.CALLER_LOST): Phase.DEAF,
+    (Phase.LIVE, Happening.ALL_LOST): Phase.CLOSING,
+    (Phase.LIVE, Happening.CLOSED): Phase.ENDED,
+    (Phase.DEAF, Happening.CALLER_UP): Phase.LIVE,
+    (Phase.DEAF, Happening.ALL_LOST): Phase.CLOSING,
+    (Phase.DEAF, Happening.CLOSED): Phase.ENDED,
+    (Phase.CLOSING, Happening.CALLER_UP): Phase.LIVE,
+    (Phase.CLOSING, Happening.AGENT_UP): Phase.WAITING,
+    (Phase.CLOSING, Happening.LINGER_OVER): Phase.ENDED,
+    (Phase.CLOSING, Happening.CLOSED): Phase.ENDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """Per-call settings, already validated.
+
+    ``linger_ms``: how long a call without legs keeps its rung. ``endings`` maps each ending the pack may ask for to
+    the order in which to try (the first that the PBX confirms wins; nothing confirmed = the call goes on).
+    """
+
+    transcribe_agent: bool = False
+    echo_tail_ms: int = 200
+    no_audio_ms: int = 8_000
+    linger_ms: int = 2_000
+
+
+@dataclass(slots=True)
+class _Leg:
+    id: str
+    side: Side
+    listener: Listener
+    up_ms: int
+    last_frame_ms: int | None = None
+    silence_told: bool = False
+    talking: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    side: Side
+    segment: Segment
+    asked_ms: int
+    transcript: Transcript | None = None
+
+
+class CallCore:
+    """The whole of one call's logic. Every method returns the effects to carry out, in order."""
+
+    def __init__(
+        self,
+        call_ref: str,
+        agent_ext: str | None,
+        engine: Engine,
+        make_listener: Callable[[Side], Listener],
+        options: CallOptions,
+        now_ms: int,
+    ) -> None:
+        self.call_ref, self.agent_ext = call_ref, agent_ext
+        self.engine, self.options = engine, options
+        self.started_ms = now_ms
+        self.phase = Phase.WAITING
+        self.playing: str | None = None
+        self._make_listener = make_listener
+        self._legs: dict[Side, _Leg] = {}
+        self._pending: OrderedDict[int, _Pending] = OrderedDict()
+        self._last_token = 0
+        self._play: fx.Play | None = None
+        self._echo_until_ms: int | None = None
+        self._linger_until_ms: int | None = None
+        self._ending = False
+        self._hearing_failed_told = False
+        self._out: list[fx.Effect] = []
+
+    # --- legs ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, data: Mapping[str, Any], now_ms: int) -> list[fx.Effect]:
+        """The call is known: first row of its journal."""
+        self._journal(JournalEvent.CALL_STARTED, now_ms, {"agent": self.agent_ext, **data})
+        return self._flush()
+
+    def leg_up(self, leg_id: str, side: Side, now_ms: int) -> list[fx.Effect]:
+        """A tap leg is answered. A second one for the same side replaces the first, which is hung up."""
+        if self.phase is Phase.ENDED:
+            return [fx.DropLeg(leg_id, "the call is over")]
+        old = self._legs.get(side)
+        if old is not None:
+            self._out.append(fx.DropLeg(old.id, "replaced by a newer tap leg"))
+        self._legs[side] = _Leg(leg_id, side, self._make_listener(side), now_ms)
+        self._linger_until_ms = None
+        self._journal(JournalEvent.LEG_UP, now_ms, {"side": side.value, "leg": leg_id})
+        self._move(Happening.CALLER_UP if side is Side.CALLER else Happening.AGENT_UP)
+        return self._flush()
+
+    def leg_down(self, leg_id: str, why: str, now_ms: int) -> list[fx.Effect]:
+        """A tap leg is gone. Legs that were replaced before are not missed."""
+        leg = next((leg for leg in self._legs.values() if leg.id == leg_id), None)
+        if leg is None or self.phase is Phase.ENDED:
+            return self._flush()
+        for heard in leg.listener.split(now_ms):
+            self._heard(leg, heard, now_ms)
+        del self._legs[leg.side]
+        if not self._legs:
+            self._linger_until_ms = now_ms + self.options.linger_ms
+            self._move(Happening.ALL_LOST)
+        elif leg.side is Side.CALLER:
+            self._move(Happening.CALLER_LOST)
+            self._signal(now_ms, "deaf", f"we no longer hear the caller: {why}")
+        return self._flush()
+
+    def close(self, why: str, now_ms: int) -> list[fx.Effect]:
+        """The human call is over, or we are stopping: forget it."""
+        if self.phase is not Phase.ENDED:
+            self._finish(why, now_ms)
+        return self._flush()
+
+    # --- sound and words ----------------------------------------------------------------------------------------------
+
+    def frames(self, leg_id: str, frames: Sequence[AudioFrame], now_ms: int) -> list[fx.Effect]:
+        """Audio of one leg, in order."""
+        leg = next((leg for leg in self._legs.values() if leg.id == leg_id), None)
+        if leg is None or self.phase is Phase.ENDED:
+            return []
+        leg.last_frame_ms = now_ms
+        if leg.silence_told:
+            leg.silence_told = False
+            self._signal(now_ms, "audio_back", f"the {leg.side.value}'s audio is back")
+        for frame in frames:
+            for heard in leg.listener.hear(frame, now_ms):
+                self._heard(leg, heard, now_ms)
+        return self._flush()
+
+    def transcribed(self, token: int, transcript: Transcript, now_ms: int) -> list[fx.Effect]:
+        """A transcript is ready. Words reach the policy in the order in which they were spoken, whoever decoded first."""
+        if token in self._pending:
+            self._pending[token].transcript = transcript
+        while self._pending:
+            token, head = next(iter(self._pending.items()))
+            if head.transcript is None:
+                break
+            del self._pending[token]
+            self._words(head, head.transcript, now_ms)
+        return self._flush()
+
+    def _heard(self, leg: _Leg, heard: object, now_ms: int) -> None:
+        if isinstance(heard, SpeechEvent):
+            leg.talking = heard.kind is SpeechKind.ONSET
+        elif isinstance(heard, Segment) and (leg.side is Side.CALLER or self.options.transcribe_agent):
+            token = self._token()
+            self._pending[token] = _Pending(leg.side, heard, now_ms)
+            self._out.append(fx.Transcribe(token, leg.side, heard))
+
+    def _words(self, item: _Pending, transcript: Transcript, now_ms: int) -> None:
+        if self.phase is Phase.ENDED:
+            return
+        segment = item.segment
+        self._journal(
+            JournalEvent.UTTERANCE,
+            now_ms,
+            {
+                "side": item.side.value,
+                "words": transcript.text,
+                "start_ms": segment.start_ms - self.started_ms,
+                "end_ms": segment.end_ms - self.started_ms,
+                "over_prompt": segment.over_prompt,
+                "cut": segment.cut,
+                "dropped": transcript.dropped,
+                "avg_logprob": round(transcript.avg_logprob, 2),
+                "lag_ms": now_ms - segment.end_ms,
+            },
+        )
+        if transcript.dropped == "asr_failed" and not self._hearing_failed_told:
+            self._hearing_failed_told = True
+            self._signal(now_ms, "hearing_failed", "Firmline could not decode what the caller said; the call goes on")
+        if transcript.text and not transcript.dropped:
+            utterance = pol.Utterance(
+                transcript.text,
+                item.side,
+                segment.start_ms,
+                segment.end_ms,
+                over_prompt=segment.over_prompt,
+                avg_logprob=transcript.avg_logprob,
+            )
+            self._act(self.engine.hear(utterance, now_ms), now_ms)
+
+    # --- people, prompts, PBX -----------------------------------------------------------------------------------------
+
+    def hotkey(self, hotkey: pol.Hotkey, now_ms: int) -> list[fx.Effect]:
+        """A person pressed a key: journalled first, then obeyed."""
+        self._journal(JournalEvent.HOTKEY, now_ms, {"key": hotkey.key.value, "by": hotkey.by})
+        self._act(self.engine.hear(hotkey, now_ms), now_ms)
+        return self._flush()
+
+    def prompt_started(self, token: int, t_ms: int, now_ms: int) -> list[fx.Effect]:
+        """The first RTP packet of a prompt left at ``t_ms``."""
+        play = self._play
+        if play is None or play.token != token or self.phase is Phase.ENDED:
+            return self._flush()
+        self._echo_until_ms = None
+        self._mark_over_prompt(True, now_ms)
+        self._journal(JournalEvent.ACTION_DONE, now_ms, self._timing(play, first_rtp_ms=t_ms - self.started_ms))
+        self._act(self.engine.hear(pol.PromptStarted(play.prompt, t_ms), now_ms), now_ms)
+        return self._flush()
+
+    def prompt_done(self, token: int, heard: bool, why: str, now_ms: int) -> list[fx.Effect]:
+        """A prompt is over; ``heard`` only if all of it left on the caller's leg."""
+        play = self._play
+        if play is None or play.token != token or self.phase is Phase.ENDED:
+            return self._flush()
+        self._play, self.playing = None, None
+        self._echo_until_ms = now_ms + self.options.echo_tail_ms
+        if not heard:
+            self._journal(JournalEvent.ACTION_FAILED, now_ms, {**self._timing(play), "error": why or "stopped"})
+        self._act(self.engine.hear(pol.PromptDone(play.prompt, now_ms, heard), now_ms), now_ms)
+        return self._flush()
+
+    def ended(self, kind: EndKind | None, detail: str, now_ms: int) -> list[fx.Effect]:
+        """The PBX confirmed an ending (``kind``), or none of the attempts succeeded (``None``): then the call goes on."""
+        if self.phase is Phase.ENDED:
+            return []
+        self._ending = False
+        if kind is None:
+            self._act(self.engine.hear(pol.EndingFailed(detail), now_ms), now_ms)
+            return self._flush()
+        for leg in list(self._legs.values()):
+            self._out.append(fx.DropLeg(leg.id, f"the call was ended by {kind.value}"))
+        self._finish(f"firmline: {kind.value}", now_ms)
+        return self._flush()
+
+    def action_report(self, ok: bool, data: Mapping[str, Any], now_ms: int) -> list[fx.Effect]:
+        """An attempt at the PBX succeeded or failed: a row for the journal."""
+        self._journal(JournalEvent.ACTION_DONE if ok else JournalEvent.ACTION_FAILED, now_ms, data)
+        return self._flush()
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def next_deadline_ms(self) -> int | None:
+        """When ``on_deadline`` wants to be called next."""
+        if self.phase is Phase.ENDED:
+            return None
+        times = [self._echo_until_ms, self._linger_until_ms, self.engine.next_deadline_ms()]
+        for leg in self._legs.values():
+            times.append(leg.listener.next_deadline_ms())
+            if not leg.silence_told:
+                times.append((leg.last_frame_ms or leg.up_ms) + self.options.no_audio_ms)
+        return min((t for t in times if t is not None), default=None)
+
+    def on_deadline(self, now_ms: int) -> list[fx.Effect]:
+        """Whatever was due by ``now_ms``."""
+        if self.phase is Phase.ENDED:
+            return []
+        for leg in list(self._legs.values()):
+            for heard in leg.listener.on_deadline(now_ms):
+                self._heard(leg, heard, now_ms)
+            if not leg.silence_told and (leg.last_frame_ms or leg.up_ms) + self.options.no_audio_ms <= now_ms:
+                leg.silence_told = True
+                self._signal(now_ms, "no_audio", f"no audio from the {leg.side.value} leg: check RTP between PBX and us")
+        if self._echo_until_ms is not None and self._echo_until_ms <= now_ms:
+            self._echo_until_ms = None
+            self._mark_over_prompt(False, now_ms)
+        self._act(self.engine.on_deadline(now_ms), now_ms)
+        if self._linger_until_ms is not None and self._linger_until_ms <= now_ms:
+            self._move(Happening.LINGER_OVER)
+            self._finish("the call's legs are gone", now_ms)
+        return self._flush()
+
+    @property
+    def leg_sides(self) -> tuple[str, ...]:
+        """Sides that are tapped now."""
+        return tuple(sorted(side.value for side in self._legs))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _act(self, actions: Sequence[pol.Action], now_ms: int) -> None:
+        """Engine actions become effects; the journal says which pack and which words asked for them."""
+        for action in actions:
+            if self.phase is Phase.ENDED:
+                return
+            self._act_one(action, now_ms)
+
+    def _act_one(self, action: pol.Action, now_ms: int) -> None:
+        match action:
+            case pol.PlayPrompt():
+                self._play = fx.Play(self._token(), action.prompt, action.why, action.heard_ms, now_ms)
+                self.playing = action.prompt
+                self._journal(JournalEvent.ACTION_REQUESTED, now_ms, self._timing(self._play))
+                self._out.append(self._play)
+            case pol.StopPrompt():
+                self._out.append(fx.StopPlaying(action.why))
+            case pol.EndCall():
+                if self._ending:
+                    return
+                self._ending = True
+                self._out.append(fx.End((action.kind, *action.fallbacks), action.why, action.heard_ms, now_ms))
+            case pol.PauseAgent():
+                self._out.append(fx.PauseAgent(action.why))
+            case pol.Notify():
+                self._out.append(fx.Tell(action.audience, action.text, action.page))
+            case pol.StartCountdown():
+                data = {"action": "countdown", "kind": action.kind.value, "why": action.why}
+                data["deadline_ms"] = str(action.deadline_ms - self.started_ms)
+                self._journal(JournalEvent.SIGNAL, now_ms, data)
+            case pol.StopCountdown():
+                self._journal(JournalEvent.SIGNAL, now_ms, {"action": "countdown_stopped", "why": action.why})
+            case pol.Record():
+                self._journal(JournalEvent(action.event), now_ms, action.data)
+
+    def _timing(self, play: fx.Play, **more: Any) -> dict[str, Any]:
+        heard = None if play.heard_ms is None else play.heard_ms - self.started_ms
+        return {
+            "action": "play",
+            "prompt": play.prompt,
+            "why": play.why,
+            "pack": self.engine.pack.version,
+            "heard_ms": heard,
+            "decided_ms": play.decided_ms - self.started_ms,
+            **more,
+        }
+
+    def _mark_over_prompt(self, over: bool, now_ms: int) -> None:
+        leg = self._legs.get(Side.CALLER)
+        if leg is not None:
+            for heard in leg.listener.set_over_prompt(over, now_ms):
+                self._heard(leg, heard, now_ms)
+
+    def _signal(self, now_ms: int, what: str, text: str) -> None:
+        self._journal(JournalEvent.SIGNAL, now_ms, {"action": what, "why": text})
+        self._out.append(fx.Tell(Audience.SUPERVISOR, text))
+
+    def _finish(self, why: str, now_ms: int) -> None:
+        self.engine.hear(pol.CallEnded(why), now_ms)
+        self.phase = Phase.ENDED
+        self._journal(JournalEvent.CALL_ENDED, now_ms, {"why": why, "rung": str(self.engine.rung)})
+        self._out.append(fx.Finished(why))
+
+    def _move(self, happening: Happening) -> None:
+        self.phase = TABLE.get((self.phase, happening), self.phase)
+
+    def _token(self) -> int:
+        self._last_token += 1
+        return self._last_token
+
+    def _journal(self, event: JournalEvent, now_ms: int, data: Mapping[str, Any]) -> None:
+        self._out.append(fx.Journal(event, now_ms - self.started_ms, data))
+
+    def _flush(self) -> list[fx.Effect]:
+        out, self._out = self._out, []
+        return out

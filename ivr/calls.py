@@ -1,0 +1,172 @@
+"""All live calls: legs find their call, calls find their agent, pages find both.
+
+Owns: the map from ``X-Firmline-Call`` to a session, admission of tap legs, and what ``/readyz`` says. Implements
+``LineEvents`` for the SIP engine and ``CallDirectory`` for the HTTP API.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from audio.types import AudioFrame
+from ivr.api.base import CallSummary, Check
+from ivr.call import CallCore, CallOptions
+from ivr.clock import monotonic_ms
+from ivr.lines.base import HEADER_AGENT, Leg, LineStatus
+from ivr.listener import Listener
+from ivr.session import CallSession, World
+from policies.engine import Engine
+from policies.types import Hotkey, Side
+
+log = structlog.get_logger("firmline.calls")
+
+MAX_REF_CHARS = 128
+"""Longer than any PBX's own call id (Asterisk's Linkedid has about 30); keeps keys and journal rows small."""
+
+
+class Calls:
+    """The live calls of this process."""
+
+    def __init__(
+        self,
+        world: World,
+        make_engine: Callable[[str | None], Engine],
+        make_listener: Callable[[Side], Listener],
+        options: CallOptions,
+        checks: Callable[[], list[Check]],
+    ) -> None:
+        self._world = world
+        self._make_engine, self._make_listener, self._options = make_engine, make_listener, options
+        self._checks = checks
+        self._by_ref: dict[str, CallSession] = {}
+        self._by_leg: dict[str, CallSession] = {}
+        self.on_registration_changed: Callable[[LineStatus], None] = lambda _status: None
+
+    # --- LineEvents ---------------------------------------------------------------------------------------------------
+
+    def on_leg_offered(self, leg: Leg) -> None:
+        """Admit a tap leg if its two headers say whose it is."""
+        problem = _offer_problem(leg)
+        if problem is not None:
+            log.warning("tap leg refused", leg=leg.id, reason=problem)
+            self._world.metrics.leg_refused()
+            leg.reject(403, problem)
+            return
+        leg.answer()
+
+    def on_leg_up(self, leg: Leg) -> None:
+        """Media flows: the leg joins its call, or begins it."""
+        ref, side = leg.call_ref or "", Side(leg.side or "")
+        session = self._by_ref.get(ref)
+        if session is None:
+            session = self._begin(ref, leg)
+        self._by_leg[leg.id] = session
+        session.leg_up(leg, side)
+        self._count()
+
+    def on_frames(self, leg: Leg, frames: Sequence[AudioFrame]) -> None:
+        """Audio of one leg."""
+        session = self._by_leg.get(leg.id)
+        if session is not None:
+            session.frames(leg, frames)
+
+    def on_dtmf(self, leg: Leg, digit: str, t_ms: int) -> None:
+        """Keys on tap legs steer nothing: RFC 4733 events do not reach them from a PBX, and ours must never act on a
+        caller's key press."""
+
+    def on_leg_down(self, leg: Leg, reason: str) -> None:
+        """The leg is gone."""
+        session = self._by_leg.pop(leg.id, None)
+        if session is not None:
+            session.leg_down(leg, reason)
+        self._count()
+
+    def on_registration(self, status: LineStatus) -> None:
+        """Registration changed."""
+        self.on_registration_changed(status)
+
+    # --- CallDirectory ------------------------------------------------------------------------------------------------
+
+    def summaries(self) -> list[CallSummary]:
+        """Every live call, oldest first."""
+        return [self._summary(session) for session in self._by_ref.values()]
+
+    def call_of_agent(self, ext: str) -> str | None:
+        """Id of the agent's newest live call."""
+        mine = [s.id for s in self._by_ref.values() if s.core.agent_ext == ext]
+        return mine[-1] if mine else None
+
+    def press(self, call_id: str, hotkey: Hotkey) -> CallSummary:
+        """Deliver a key press.
+
+        Raises:
+            KeyError: no live call of that id.
+        """
+        for session in self._by_ref.values():
+            if call_id in (session.id, session.core.call_ref):
+                session.hotkey(hotkey)
+                return self._summary(session)
+        raise KeyError(call_id)
+
+    def checks(self) -> list[Check]:
+        """What ``/readyz`` reports."""
+        return self._checks()
+
+    # --- shutdown -----------------------------------------------------------------------------------------------------
+
+    def close_all(self, why: str) -> None:
+        """Forget every call; tap legs are hung up, human calls are not touched."""
+        for session in list(self._by_ref.values()):
+            session.close(why)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, ref: str, leg: Leg) -> CallSession:
+        agent_ext = (leg.headers.get(HEADER_AGENT.lower()) or "").strip()[:64] or None
+        engine = self._make_engine(agent_ext)
+        core = CallCore(ref, agent_ext, engine, self._make_listener, self._options, monotonic_ms())
+        session = CallSession(uuid.uuid4().hex[:16], core, self._world, self._finished)
+        self._by_ref[ref] = session
+        session.begin(call_ref=ref, pack=engine.pack.version)
+        return session
+
+    def _finished(self, session: CallSession) -> None:
+        if self._by_ref.get(session.core.call_ref) is session:
+            del self._by_ref[session.core.call_ref]
+        self._count()
+
+    def _count(self) -> None:
+        self._world.metrics.live(calls=len(self._by_ref), legs=len(self._by_leg))
+
+    def _summary(self, session: CallSession) -> CallSummary:
+        core = session.core
+        engine, now_ms = core.engine, monotonic_ms()
+        deadline = engine.countdown_deadline_ms
+        return CallSummary(
+            id=session.id,
+            call_ref=core.call_ref,
+            agent_ext=core.agent_ext,
+            state=core.phase.value,
+            rung=str(engine.rung),
+            armed=engine.armed,
+            strikes=engine.strikes,
+            started_at=session.started_at,
+            duration_ms=now_ms - core.started_ms,
+            legs=core.leg_sides,
+            playing=core.playing,
+            countdown_ms=None if deadline is None else max(0, deadline - now_ms),
+            mode=str(engine.pack.mode),
+        )
+
+
+def _offer_problem(leg: Leg) -> str | None:
+    """Why a tap leg cannot be placed, or ``None``."""
+    ref = leg.call_ref
+    if not ref or len(ref) > MAX_REF_CHARS or not ref.isprintable():
+        return "X-Firmline-Call missing or unusable"
+    if leg.side not in (Side.CALLER, Side.AGENT):
+        return "X-Firmline-Side must be caller or agent"
+    return None

@@ -1,0 +1,91 @@
+"""What a call's core asks of the world: plain frozen data, so that a live session and a replay carry out the same list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from audio.types import Segment
+from ivr.types import JournalEvent
+from policies.types import Audience, EndKind, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribe:
+    """Decode ``segment`` and hand the transcript back under the same ``token``."""
+
+    token: int
+    side: Side
+    segment: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """Play a catalogue prompt to the caller now, in place of what is playing; report under ``token``."""
+
+    token: int
+    prompt: str
+    why: str
+    heard_ms: int | None
+    decided_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopPlaying:
+    """Stop the prompt that is playing; its end is still reported under its token."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End the call as ``attempts`` says: in order, until one is confirmed by the PBX; report once."""
+
+    attempts: tuple[EndKind, ...]
+    why: str
+    heard_ms: int | None
+    decided_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAgent:
+    """Ask the PBX to keep the agent free for a moment."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropLeg:
+    """Hang up one tap leg of ours (never the human call)."""
+
+    leg_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """One journal row; ``t_ms`` counts from the call's start."""
+
+    event: JournalEvent
+    t_ms: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Say something to a person, in one plain sentence."""
+
+    audience: Audience
+    text: str
+    page: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The call is over and everything of it may be forgotten."""
+
+    why: str
+
+
+Effect = Transcribe | Play | StopPlaying | End | PauseAgent | DropLeg | Journal | Tell | Finished

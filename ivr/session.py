@@ -1,0 +1,251 @@
+"""A live call: carries out the core's effects on real legs, recogniser, PBX and journal, and brings back what happened.
+
+Owns: one :class:`~ivr.call.CallCore`, its legs, its timer, its playback and its tasks. Never decides anything.
+Everything runs on the loop. A fault in here is logged and counted, and the human call goes on: nothing that goes wrong
+in this file may end a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from audio.prompts import Catalogue
+from audio.types import AudioFrame, Segment, Transcript
+from ivr import effects as fx
+from ivr.call import CallCore
+from ivr.clock import monotonic_ms, wall_iso
+from ivr.errors import PbxError
+from ivr.lines.base import Leg, Playback, PlaybackResult
+from ivr.metrics import Metrics
+from ivr.pbx.base import CallRef, PbxControl
+from ivr.types import JournalEvent, JournalRow
+from policies.types import EndKind, Hotkey, Side
+
+log = structlog.get_logger("firmline.call")
+
+
+class Recogniser(Protocol):
+    """What a session needs of the speech recogniser."""
+
+    def submit(self, segment: Segment, *, priority: int) -> asyncio.Future[Transcript]:
+        """Queue a segment; the future never raises."""
+
+
+class Sink(Protocol):
+    """Where journal rows go; must neither block nor raise."""
+
+    def write(self, row: JournalRow) -> None:
+        """Take one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything a session acts on; one for all calls."""
+
+    loop: asyncio.AbstractEventLoop
+    asr: Recogniser
+    catalogue: Catalogue
+    control: PbxControl
+    sink: Sink
+    metrics: Metrics
+    transfer_to: str
+
+
+class CallSession:
+    """One live call."""
+
+    def __init__(self, call_id: str, core: CallCore, world: World, on_finished: Callable[[CallSession], None]) -> None:
+        self.id, self.core, self.started_at = call_id, core, wall_iso()
+        self._world, self._on_finished = world, on_finished
+        self._legs: dict[str, Leg] = {}
+        self._sides: dict[Side, str] = {}
+        self._playback: Playback | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._log = log.bind(call=call_id, call_ref=core.call_ref)
+
+    # --- what happens to the call -------------------------------------------------------------------------------------
+
+    def begin(self, **data: Any) -> None:
+        """First row of the journal."""
+        self._do(self.core.begin, data)
+
+    def leg_up(self, leg: Leg, side: Side) -> None:
+        """A tap leg is answered."""
+        self._legs[leg.id] = leg
+        self._sides[side] = leg.id
+        self._do(self.core.leg_up, leg.id, side)
+
+    def leg_down(self, leg: Leg, why: str) -> None:
+        """A tap leg is gone, whoever ended it."""
+        self._legs.pop(leg.id, None)
+        self._do(self.core.leg_down, leg.id, why)
+
+    def frames(self, leg: Leg, frames: Sequence[AudioFrame]) -> None:
+        """Audio of one leg."""
+        self._do(self.core.frames, leg.id, frames)
+
+    def hotkey(self, hotkey: Hotkey) -> None:
+        """A person pressed a key."""
+        self._do(self.core.hotkey, hotkey)
+
+    def close(self, why: str) -> None:
+        """Forget the call; its tap legs are hung up, the human call is not touched."""
+        self._do(self.core.close, why)
+        for leg in list(self._legs.values()):
+            leg.hang_up()
+
+    # --- carrying out -------------------------------------------------------------------------------------------------
+
+    def _do(self, step: Callable[..., list[fx.Effect]], *args: Any) -> None:
+        """Run one step of the core and its effects; a fault costs this step, never the call."""
+        now_ms = monotonic_ms()
+        try:
+            effects = step(*args, now_ms)
+        except Exception:
+            self._world.metrics.internal_error("call")
+            self._log.exception("a step of the call failed; the call goes on", step=step.__name__)
+            effects = []
+        for effect in effects:
+            try:
+                self._carry_out(effect)
+            except Exception:
+                self._world.metrics.internal_error("call")
+                self._log.exception("an effect failed; the call goes on", effect=type(effect).__name__)
+        self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ms = self.core.next_deadline_ms()
+        if due_ms is not None:
+            wait_s = max(0, due_ms - monotonic_ms()) / 1000
+            self._timer = self._world.loop.call_later(wait_s, self._do, self.core.on_deadline)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Transcribe():
+                self._transcribe(effect)
+            case fx.Play():
+                self._play(effect)
+            case fx.StopPlaying():
+                if self._playback is not None:
+                    self._playback.stop()
+            case fx.End():
+                self._spawn(self._end(effect))
+            case fx.PauseAgent():
+                self._spawn(self._pause_agent(effect))
+            case fx.DropLeg():
+                leg = self._legs.get(effect.leg_id)
+                if leg is not None:
+                    leg.hang_up()
+            case fx.Journal():
+                self._journal(effect)
+            case fx.Tell():
+                self._log.info("told", audience=effect.audience.value, notice=effect.text, page=effect.page)
+                self._world.metrics.told(effect.audience.value, page=effect.page)
+            case fx.Finished():
+                self._on_finished(self)
+
+    def _journal(self, effect: fx.Journal) -> None:
+        self._world.metrics.journal_event(effect.event, effect.data)
+        self._world.sink.write(JournalRow(self.id, effect.event, wall_iso(), effect.t_ms, effect.data))
+
+    def _transcribe(self, effect: fx.Transcribe) -> None:
+        future = self._world.asr.submit(effect.segment, priority=0)
+
+        def done(result: asyncio.Future[Transcript]) -> None:
+            if not result.cancelled():
+                self._do(self.core.transcribed, effect.token, result.result())
+
+        future.add_done_callback(done)
+
+    def _play(self, effect: fx.Play) -> None:
+        leg = self._legs.get(self._sides.get(Side.CALLER, ""))
+        if leg is None:
+            self._world.loop.call_soon(
+                self._do, self.core.prompt_done, effect.token, False, "no leg to the caller to play on"
+            )
+            return
+        playback = leg.play(self._world.catalogue.samples(effect.prompt, leg.rate_hz))
+        self._playback = playback
+
+        def started(result: asyncio.Future[int]) -> None:
+            if not result.cancelled() and result.exception() is None:
+                self._world.metrics.reaction(effect.heard_ms, effect.decided_ms, result.result())
+                self._do(self.core.prompt_started, effect.token, result.result())
+
+        def done(result: asyncio.Future[PlaybackResult]) -> None:
+            if not result.cancelled():
+                outcome = result.result()
+                self._do(self.core.prompt_done, effect.token, outcome.completed, outcome.why)
+
+        playback.started.add_done_callback(started)
+        playback.done.add_done_callback(done)
+
+    # --- the PBX ------------------------------------------------------------------------------------------------------
+
+    async def _end(self, effect: fx.End) -> None:
+        """Try each ending in turn until the PBX confirms one."""
+        ref = CallRef(self.core.call_ref, self.core.agent_ext)
+        last = "no ending is configured"
+        for kind in effect.attempts:
+            failure = await self._attempt(kind, ref, effect)
+            if failure is None:
+                self._do(self.core.ended, kind, "confirmed by the PBX")
+                return
+            last = failure
+        self._do(self.core.ended, None, last)
+
+    async def _attempt(self, kind: EndKind, ref: CallRef, effect: fx.End) -> str | None:
+        started = self.core.started_ms
+        data: dict[str, Any] = {
+            "action": kind.value,
+            "why": effect.why,
+            "pack": self.core.engine.pack.version,
+            "heard_ms": None if effect.heard_ms is None else effect.heard_ms - started,
+            "decided_ms": effect.decided_ms - started,
+        }
+        self._journal(fx.Journal(JournalEvent.ACTION_REQUESTED, monotonic_ms() - started, data))
+        try:
+            if kind is EndKind.HANGUP:
+                await self._world.control.hang_up(ref, effect.why)
+            elif kind is EndKind.TRANSFER:
+                await self._world.control.transfer(ref, self._world.transfer_to, effect.why)
+            else:
+                raise PbxError("this attachment has no menu")
+        except PbxError as exc:
+            self._do(self.core.action_report, False, {**data, "error": str(exc)})
+            return str(exc)
+        except Exception as exc:
+            self._world.metrics.internal_error("control")
+            self._log.exception("the control call failed; the human call goes on")
+            self._do(self.core.action_report, False, {**data, "error": f"{type(exc).__name__}"})
+            return f"internal fault: {type(exc).__name__}"
+        self._do(self.core.action_report, True, {**data, "confirmed_ms": monotonic_ms() - started})
+        return None
+
+    async def _pause_agent(self, effect: fx.PauseAgent) -> None:
+        data = {"action": "pause_agent", "why": effect.why}
+        try:
+            await self._world.control.pause_agent(CallRef(self.core.call_ref, self.core.agent_ext), effect.why)
+        except PbxError as exc:
+            self._do(self.core.action_report, False, {**data, "error": str(exc)})
+        else:
+            self._do(self.core.action_report, True, data)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = self._world.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait for control calls under way (used at shutdown, bounded by the caller)."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
