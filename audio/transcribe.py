@@ -1,0 +1,128 @@
+"""From segment to transcript: prepares the audio, asks the decoder, and drops what was never said.
+
+Whisper answers every input with words; on what is not speech it invents them. :data:`GUARDS` is the one list of
+reasons to disbelieve an answer, in order; the first that holds empties the transcript and is named in ``dropped``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from audio.resample import to_float
+from audio.types import Segment, Transcript
+from audio.whisper import RATE_HZ, Decoded
+
+TARGET_RMS_DB = -23.0
+MAX_GAIN_DB = 20.0
+"""Quiet lines are lifted this far at most: beyond it there is more noise than voice."""
+
+CERTAIN_NO_SPEECH = 0.8
+DOUBTFUL_LOGPROB = -0.6
+LOWEST_LOGPROB = -1.2
+MOST_REPETITION = 2.4
+DOUBTFUL_REPETITION = 1.5
+
+INVENTIONS = frozenset(
+    """you|so|oh|bye|bye bye|the|uh|um|beep|okay|thank you|thank you very much|thanks|thanks for watching
+    |thank you for watching|thanks for listening|thank you for listening|please subscribe|like and subscribe
+    |subscribe to my channel|ill see you next time|see you next time|well be right back|music|applause|silence
+    |subtitles by the amaraorg community""".replace("\n", "").split("|")
+)
+"""What Whisper says most often about nothing at all (its training subtitles say it over silence and music). Real
+callers say some of these too, so they fall only when the decoder is in doubt as well."""
+
+
+class Decoder(Protocol):
+    """What :class:`audio.whisper.ShortContextWhisper` does."""
+
+    def decode(self, batch: Sequence[npt.NDArray[np.float32]]) -> list[Decoded]:
+        """One result for each piece of float32 audio at 16 kHz."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """``name`` is what ``Transcript.dropped`` says."""
+
+    name: str
+    holds: Callable[[Decoded], bool]
+
+
+def _no_speech(heard: Decoded) -> bool:
+    """Measured: all speech lay under 0.52 and what lay over 0.5 was decoded with confidence; nothing else was."""
+    if heard.no_speech_prob > CERTAIN_NO_SPEECH:
+        return True
+    confident = heard.avg_logprob >= DOUBTFUL_LOGPROB and heard.compression_ratio < DOUBTFUL_REPETITION
+    return heard.no_speech_prob > heard.no_speech_above and not confident
+
+
+def _invention(heard: Decoded) -> bool:
+    doubtful = heard.no_speech_prob > heard.no_speech_above * 0.8 or heard.avg_logprob < DOUBTFUL_LOGPROB - 0.3
+    return doubtful and _bare(heard.text) in INVENTIONS
+
+
+GUARDS: tuple[Guard, ...] = (
+    Guard("empty", lambda heard: not _bare(heard.text)),
+    Guard("no_speech", _no_speech),
+    Guard("repetition", lambda heard: heard.compression_ratio > MOST_REPETITION),
+    Guard("low_logprob", lambda heard: heard.avg_logprob < LOWEST_LOGPROB),
+    Guard("invention", _invention),
+)
+
+
+def dropped_by(heard: Decoded) -> str | None:
+    """Name of the first guard that disbelieves this result, ``None`` when it stands."""
+    return next((guard.name for guard in GUARDS if guard.holds(heard)), None)
+
+
+def prepare(segment: Segment) -> npt.NDArray[np.float32]:
+    """What the decoder eats: float32 at 16 kHz, its loudest second lifted or lowered to a level the model knows.
+
+    The segment itself is untouched, so loudness is still measured on what came down the line.
+    """
+    audio = to_float(segment.samples, segment.rate_hz, RATE_HZ)
+    step = RATE_HZ // 50
+    if len(audio) < step:
+        return audio
+    power = np.square(audio[: len(audio) // step * step].reshape(-1, step)).mean(axis=1)
+    # The loudest half of the frames stands for the speech: pauses must not make a short word look quiet.
+    speech = float(np.sort(power)[len(power) // 2 :].mean())
+    if speech <= 1e-9:
+        return audio
+    gain_db = min(MAX_GAIN_DB, TARGET_RMS_DB - 10 * float(np.log10(speech)))
+    gain = min(10 ** (gain_db / 20), 0.99 / max(1e-6, float(np.abs(audio).max())))
+    return np.asarray(audio * np.float32(gain), dtype=np.float32)
+
+
+class Transcriber:
+    """Segments in, transcripts on the call clock out."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def transcribe(self, segments: Sequence[Segment]) -> list[Transcript]:
+        """One transcript a segment, in order. Word times are not asked for yet: ``words`` is empty."""
+        found = self._decoder.decode([prepare(segment) for segment in segments])
+        return [_transcript(segment, heard) for segment, heard in zip(segments, found, strict=True)]
+
+
+def _transcript(segment: Segment, heard: Decoded) -> Transcript:
+    dropped = dropped_by(heard)
+    return Transcript(
+        text="" if dropped else heard.text,
+        start_ms=segment.start_ms,
+        end_ms=segment.end_ms,
+        avg_logprob=heard.avg_logprob,
+        no_speech_prob=heard.no_speech_prob,
+        dropped=dropped,
+    )
+
+
+def _bare(text: str) -> str:
+    """Letters, digits and single spaces, lower case."""
+    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())

@@ -1,0 +1,292 @@
+"""Whisper on short speech: encodes only as much of the 30 s window as the speech needs.
+
+The only file that knows faster-whisper and CTranslate2. It owns decoding and the choice to decode again; what may
+count as words is decided by the guards in ``audio.transcribe``.
+
+Why this is not simply ``WhisperModel.transcribe``: Whisper always encodes 30 s, and on a two-second utterance nine
+tenths of that work is spent on silence. Cutting the window makes small models loop, because they have never seen an
+encoding that does not end in silence. So the silence is kept and its cost is not: the last frames of one encoded
+window of silence are computed once, at load, and spliced after every short encoding. Not every model accepts that
+(the multilingual ones do not), so what works is data per model (:data:`RECIPES`), an unknown model gets its full
+window, and a self-test at load falls back to the full window by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import numpy.typing as npt
+from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
+
+RATE_HZ = 16_000
+"""Whisper's own sample rate."""
+FRAMES_PER_S = 100
+"""Mel frames per second (hop of 160 samples); the encoder halves it."""
+WINDOW_FRAMES = 3_000
+MAX_INPUT_S = 28.0
+"""Longer input is split: the last two of the 30 s stay silent, which the decoder needs to see where speech ends."""
+MIN_INPUT_S = 0.1
+
+Audio = npt.NDArray[np.float32]
+"""Mono samples at 16 kHz in -1..1, shape ``(n,)``."""
+_Encoding = npt.NDArray[Any]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to decode short speech with one model. All of it measured, none of it guessed.
+
+    ``tail_frames`` encoder frames of silence are spliced after ``max(min_context_s, d + margin_s)`` of speech of
+    length ``d``. At most ``cap_base + cap_per_s * d`` tokens are decoded; reaching that cap means a loop or very fast
+    speech, and the result is decoded again with the full window. ``short`` false means: always the full window.
+    ``no_speech_above`` is where the guard of ``audio.transcribe`` draws the line for this way of decoding.
+    """
+
+    name: str
+    short: bool
+    tail_frames: int = 100
+    min_context_s: float = 5.0
+    margin_s: float = 1.0
+    cap_base: int = 10
+    cap_per_s: float = 7.0
+    beam_size: int = 1
+    full_beam_size: int = 5
+    no_speech_above: float = 0.5
+    full_no_speech_above: float = 0.6
+
+    def context_frames(self, mel_frames: int) -> int:
+        """Mel frames to encode for speech of ``mel_frames``: even, at most the full window."""
+        wanted = max(round(self.min_context_s * FRAMES_PER_S), mel_frames + round(self.margin_s * FRAMES_PER_S))
+        return min(WINDOW_FRAMES, wanted + wanted % 2)
+
+    def cap_tokens(self, duration_s: float) -> int:
+        """Most tokens that speech of this length may have."""
+        return self.cap_base + int(self.cap_per_s * duration_s)
+
+
+FULL_WINDOW = Recipe("full_window", short=False)
+
+RECIPES: dict[str, Recipe] = {
+    "tiny.en": Recipe("short_context", short=True),
+}
+"""Models known to accept the spliced tail, by what :func:`model_kind` makes of them."""
+
+_KINDS = {(4, 384): "tiny", (6, 512): "base", (12, 768): "small", (24, 1024): "medium", (32, 1280): "large"}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the model said about one piece of audio, before any guard.
+
+    ``capped`` says that decoding stopped at the token cap; ``full_window`` which way it was decoded;
+    ``no_speech_above`` is the threshold that belongs to that way.
+    """
+
+    text: str
+    avg_logprob: float
+    no_speech_prob: float
+    compression_ratio: float
+    tokens: int
+    capped: bool
+    full_window: bool
+    no_speech_above: float
+
+
+def compression_ratio(text: str) -> float:
+    """How far zlib can shrink the text: over 2.4 it repeats itself (the measure of OpenAI's ``whisper``)."""
+    raw = text.encode()
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+
+
+class ShortContextWhisper:
+    """A loaded model with its recipe. Not thread-safe: one a worker.
+
+    :param model_path: folder of a CTranslate2 Whisper model.
+    :param kind: name of the model as in :data:`RECIPES`; found from the model itself when ``None``.
+    :param language: language code; English-only models ignore it.
+    :param initial_prompt: natural sentences that set the scene. Never a list of words: measured, lists invent speech.
+    :raises RuntimeError, ValueError, OSError: when the folder holds no usable model, in the loader's own words.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        device: str = "cpu",
+        compute_type: str = "int8",
+        threads: int = 1,
+        kind: str | None = None,
+        language: str = "en",
+        initial_prompt: str | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        self._whisper = WhisperModel(
+            model_path,
+            device=device,
+            compute_type=compute_type,
+            cpu_threads=threads,
+            num_workers=1,
+            local_files_only=True,
+        )
+        self._model = self._whisper.model
+        self._mels: int = self._model.n_mels
+        multilingual = bool(self._model.is_multilingual)
+        self._tokenizer = Tokenizer(
+            self._whisper.hf_tokenizer, multilingual, task="transcribe", language=language if multilingual else "en"
+        )
+        previous = self._tokenizer.encode(" " + initial_prompt.strip()) if initial_prompt else []
+        self._prompt: list[int] = self._whisper.get_prompt(self._tokenizer, previous, without_timestamps=True)
+        self.kind = kind or self._guess_kind()
+        self.fallback: str | None = None
+        """Why the full window is used although a recipe exists: the self-test's finding, or ``None``."""
+        self.recipe = recipe or RECIPES.get(self.kind, FULL_WINDOW)
+        self._tail: _Encoding | None = None
+        if self.recipe.short:
+            silence = self._encode(np.zeros((1, self._mels, WINDOW_FRAMES), np.float32))
+            self._tail = silence[:, -self.recipe.tail_frames :]
+            self._self_test()
+
+    def decode(self, batch: Sequence[Audio]) -> list[Decoded]:
+        """Decode each piece of audio on its own; pieces of similar length share one pass.
+
+        :param batch: arrays of float32 at 16 kHz in -1..1. Empty or shorter than 0.1 s gives empty text.
+        :returns: one result a piece, in order.
+        """
+        pieces = [(index, piece) for index, audio in enumerate(batch) for piece in split_long(audio)]
+        decoded = self._decode_short([piece for _, piece in pieces])
+        results = []
+        for index in range(len(batch)):
+            results.append(_joined([found for (of, _), found in zip(pieces, decoded, strict=True) if of == index]))
+        return results
+
+    def _decode_short(self, pieces: Sequence[Audio]) -> list[Decoded]:
+        found: dict[int, Decoded] = {}
+        mels: dict[int, npt.NDArray[np.float32]] = {}
+        for index, piece in enumerate(pieces):
+            if len(piece) < MIN_INPUT_S * RATE_HZ:
+                found[index] = Decoded("", 0.0, 1.0, 0.0, 0, False, True, self.recipe.full_no_speech_above)
+            else:
+                mels[index] = self._whisper.feature_extractor(piece, padding=160)
+        if self.recipe.short:
+            order = sorted(mels, key=lambda index: self._context(mels[index]))
+            # Similar lengths share a pass: a second of padding costs less than a pass of its own.
+            for _, group in groupby(order, key=lambda index: self._context(mels[index]) // FRAMES_PER_S):
+                chosen = list(group)
+                found.update(zip(chosen, self._pass([mels[index] for index in chosen], full=False), strict=True))
+        for index, mel in mels.items():
+            if index not in found or self._doubtful(found[index]):
+                found[index] = self._pass([mel], full=True)[0]
+        return [found[index] for index in range(len(pieces))]
+
+    def _doubtful(self, decoded: Decoded) -> bool:
+        """A loop, or a cap reached by very fast speech; certain non-speech is not worth a second, longer look."""
+        if decoded.no_speech_prob > decoded.no_speech_above:
+            return False
+        return decoded.capped or decoded.compression_ratio > 2.4
+
+    def _context(self, mel: npt.NDArray[np.float32]) -> int:
+        return self.recipe.context_frames(mel.shape[1])
+
+    def _pass(self, mels: Sequence[npt.NDArray[np.float32]], *, full: bool) -> list[Decoded]:
+        """One encode and one generate for pieces that share a context length."""
+        recipe = self.recipe
+        frames = WINDOW_FRAMES if full else max(self._context(mel) for mel in mels)
+        padded = np.zeros((len(mels), self._mels, frames), np.float32)
+        for row, mel in zip(padded, mels, strict=True):
+            width = min(frames, mel.shape[1])
+            row[:, :width] = mel[:, :width]
+        encoded = self._encode(padded)
+        if not full and self._tail is not None:
+            encoded = np.concatenate([encoded, np.repeat(self._tail, len(mels), axis=0)], axis=1)
+        caps = [recipe.cap_tokens(mel.shape[1] / FRAMES_PER_S) for mel in mels]
+        # The whole of the prompt counts in CTranslate2's max_length, which it halves (448 means 224 new tokens).
+        limit = 448 if full else min(448, 2 * max(caps))
+        results = self._model.generate(
+            ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded)),
+            [list(self._prompt) for _ in mels],
+            beam_size=recipe.full_beam_size if full else recipe.beam_size,
+            max_length=limit,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        return [self._read(result, cap, full=full) for result, cap in zip(results, caps, strict=True)]
+
+    def _read(self, result: Any, cap: int, *, full: bool) -> Decoded:
+        ids: list[int] = result.sequences_ids[0]
+        text = self._tokenizer.decode(ids).strip()
+        return Decoded(
+            text=text,
+            # CTranslate2 normalises by length without the end token; Whisper's own measure counts it.
+            avg_logprob=result.scores[0] * len(ids) / (len(ids) + 1),
+            no_speech_prob=result.no_speech_prob,
+            compression_ratio=compression_ratio(text),
+            tokens=len(ids),
+            capped=len(ids) >= (224 - len(self._prompt) if full else cap),
+            full_window=full,
+            no_speech_above=self.recipe.full_no_speech_above if full else self.recipe.no_speech_above,
+        )
+
+    def _encode(self, mels: npt.NDArray[np.float32]) -> _Encoding:
+        return np.array(self._model.encode(ctranslate2.StorageView.from_array(mels), to_cpu=True))
+
+    def _guess_kind(self) -> str:
+        """Name of the model by its shape; distilled and unknown shapes get a name that no recipe has."""
+        silence = self._encode(np.zeros((1, self._mels, 20), np.float32))
+        size = next((name for (_, width), name in _KINDS.items() if width == silence.shape[2]), "unknown")
+        return size if self._model.is_multilingual else f"{size}.en"
+
+    def _self_test(self) -> None:
+        """Silence must be recognised as such and must not loop, else this model does not take the recipe."""
+        noise = np.random.default_rng(1).standard_normal(RATE_HZ).astype(np.float32) * np.float32(10 ** (-50 / 20))
+        clips = {"digital silence": np.zeros(RATE_HZ, np.float32), "faint noise": noise}
+        for name, clip in clips.items():
+            heard = self._pass([self._whisper.feature_extractor(clip, padding=160)], full=False)[0]
+            if heard.no_speech_prob <= heard.no_speech_above or heard.capped:
+                self.fallback = (
+                    f"{self.kind} does not take short-context decoding: on {name} it answers {heard.text!r} "
+                    f"(no_speech_prob {heard.no_speech_prob:.2f}); using the full window, about eight times the work"
+                )
+                _LOG.warning(self.fallback)
+                self.recipe = replace(FULL_WINDOW, name="full_window_by_self_test")
+                self._tail = None
+                return
+
+
+def split_long(audio: Audio, limit_s: float = MAX_INPUT_S) -> list[Audio]:
+    """Pieces of at most ``limit_s``, cut at the quietest 20 ms of each piece's last four seconds."""
+    pieces = []
+    limit, step = int(limit_s * RATE_HZ), RATE_HZ // 50
+    while len(audio) > limit:
+        search = audio[limit - 4 * RATE_HZ : limit]
+        energy = np.square(search[: len(search) // step * step].reshape(-1, step)).mean(axis=1)
+        cut = limit - 4 * RATE_HZ + int(energy.argmin()) * step + step // 2
+        pieces.append(audio[:cut])
+        audio = audio[cut:]
+    return [*pieces, audio]
+
+
+def _joined(parts: list[Decoded]) -> Decoded:
+    """One result for audio that was decoded in pieces: the silent ones say nothing, the rest are averaged by tokens."""
+    speaking = [part for part in parts if part.text and part.no_speech_prob <= part.no_speech_above]
+    if len(parts) == 1 or not speaking:
+        return parts[0]
+    tokens = sum(part.tokens for part in speaking)
+    return replace(
+        speaking[0],
+        text=" ".join(part.text for part in speaking),
+        avg_logprob=sum(part.avg_logprob * part.tokens for part in speaking) / max(1, tokens),
+        no_speech_prob=max(part.no_speech_prob for part in speaking),
+        compression_ratio=max(part.compression_ratio for part in speaking),
+        tokens=tokens,
+        capped=any(part.capped for part in speaking),
+    )
