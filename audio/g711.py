@@ -16,6 +16,8 @@ from audio.types import Pcm
 
 RATE_HZ = 8000
 
+Codes = npt.NDArray[np.uint8]
+
 _MU_BIAS = 0x21
 _MU_CLIP = 8159
 _A_TOGGLE = 0x55
@@ -36,7 +38,8 @@ SILENCE: dict[Law, int] = {Law.PCMU: 0xFF, Law.PCMA: 0xD5}
 def _mu_decode_table() -> Pcm:
     code = ~np.arange(256) & 0xFF
     magnitude = (((code & 0x0F) << 3) + 0x84) << ((code & 0x70) >> 4)
-    return np.where(code & 0x80, 0x84 - magnitude, magnitude - 0x84).astype(np.int16)
+    samples: Pcm = np.where(code & 0x80, 0x84 - magnitude, magnitude - 0x84).astype(np.int16)
+    return samples
 
 
 def _a_decode_table() -> Pcm:
@@ -44,7 +47,8 @@ def _a_decode_table() -> Pcm:
     segment = (code & 0x70) >> 4
     step = ((code & 0x0F) << 4) + np.where(segment == 0, 8, 0x108)
     magnitude = step << np.maximum(segment - 1, 0)
-    return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+    samples: Pcm = np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
+    return samples
 
 
 def _every_int16() -> npt.NDArray[np.int64]:
@@ -52,24 +56,26 @@ def _every_int16() -> npt.NDArray[np.int64]:
     return np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.int64)
 
 
-def _mu_encode_table() -> npt.NDArray[np.uint8]:
+def _mu_encode_table() -> Codes:
     word = _every_int16() >> 2
     magnitude = np.minimum(np.abs(word), _MU_CLIP) + _MU_BIAS
     segment = np.searchsorted([0x3F, 0x7F, 0xFF, 0x1FF, 0x3FF, 0x7FF, 0xFFF, 0x1FFF], magnitude)
-    code = (segment << 4) | ((magnitude >> (segment + 1)) & 0x0F)
-    return (code ^ np.where(word < 0, 0x7F, 0xFF)).astype(np.uint8)
+    code = np.minimum((segment << 4) | ((magnitude >> (segment + 1)) & 0x0F), 0x7F)  # the clip level ends segment 8
+    codes: Codes = (code ^ np.where(word < 0, 0x7F, 0xFF)).astype(np.uint8)
+    return codes
 
 
-def _a_encode_table() -> npt.NDArray[np.uint8]:
+def _a_encode_table() -> Codes:
     word = _every_int16() >> 3
     magnitude = np.where(word < 0, -word - 1, word)
     segment = np.searchsorted([0x1F, 0x3F, 0x7F, 0xFF, 0x1FF, 0x3FF, 0x7FF, 0xFFF], magnitude)
     code = (segment << 4) | ((magnitude >> np.maximum(segment, 1)) & 0x0F)
-    return (code ^ np.where(word < 0, _A_TOGGLE, _A_TOGGLE | 0x80)).astype(np.uint8)
+    codes: Codes = (code ^ np.where(word < 0, _A_TOGGLE, _A_TOGGLE | 0x80)).astype(np.uint8)
+    return codes
 
 
 _DECODE: dict[Law, Pcm] = {Law.PCMU: _mu_decode_table(), Law.PCMA: _a_decode_table()}
-_ENCODE: dict[Law, npt.NDArray[np.uint8]] = {Law.PCMU: _mu_encode_table(), Law.PCMA: _a_encode_table()}
+_ENCODE: dict[Law, Codes] = {Law.PCMU: _mu_encode_table(), Law.PCMA: _a_encode_table()}
 
 
 def decode(payload: bytes | bytearray | memoryview, law: Law) -> Pcm:
