@@ -136,6 +136,7 @@ class Exchange:
 
     def __init__(self, stack: Stack, firmline_uri: str | None = None) -> None:
         self.firmline_uri = firmline_uri
+        self.ring_s = RING_S
         self.calls: dict[str, BridgedCall] = {}
         self.events: list[ExchangeEvent] = []
         self.paused: set[str] = set()
@@ -227,7 +228,7 @@ class Exchange:
             party = await self._ring(number, call)
             call.party = party
             await caller.answer()
-            await caller.wait_up(RING_S)
+            await caller.wait_up(self.ring_s)
         except PhoneError as exc:
             await self._end(call, str(exc))
             await _hang_up_all([call.party])  # the caller may have left, and ended the call, while it was ringing
@@ -246,7 +247,7 @@ class Exchange:
         """Dial the phone of ``number`` and wait for its answer; gives up when the caller leaves."""
         dialog = await self._out().dial(self._phones[number])
         call.caller.on_over(lambda _gone: self._stack.spawn(dialog.hang_up()) if not dialog.up.is_set() else None)
-        await dialog.wait_up(RING_S)
+        await dialog.wait_up(self.ring_s)
         return dialog
 
     async def _tap(self, call: BridgedCall, side: Side, uri: str) -> None:

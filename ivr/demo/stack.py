@@ -33,6 +33,7 @@ _MAX_BUFFERED_FRAMES = 3
 _READ_BYTES = 32768
 _MAX_CATCH_UP_TICKS = 50
 _COMMAND_CEILING_S = 5.0
+_MAX_EARLY = 256
 
 log = logging.getLogger(__name__)
 
@@ -111,29 +112,25 @@ class Dialog:
         self.over = asyncio.Event()
         """Set once the call is closed, whoever closed it."""
         self.why_over = ""
+        self._changed = asyncio.Event()
         self._on_over: list[Callable[[Dialog], None]] = []
-        call.on(self._on_event)
-        self._refresh()
+        call.on(self.on_event)
 
-    def _refresh(self) -> None:
-        states = self._baresip.CallState
-        if self._call.state is states.ESTABLISHED:
-            self.up.set()
-        elif self._call.state is states.CLOSED:
-            self._close("closed")
-
-    def _on_event(self, event: Any) -> None:
+    def on_event(self, event: Any) -> None:
+        """What the stack reports about this call."""
         events = self._baresip.Event
         if event.event is events.CALL_ESTABLISHED:
             self.up.set()
+            self._changed.set()
         elif event.event is events.CALL_CLOSED:
-            self._close(event.text or "")
+            self._close(event.text or "no reason given")
 
     def _close(self, why: str) -> None:
         if self.over.is_set():
             return
         self.why_over = why
         self.over.set()
+        self._changed.set()
         for callback in self._on_over:
             callback(self)
 
@@ -158,11 +155,13 @@ class Dialog:
 
     async def wait_up(self, timeout_s: float) -> None:
         """Wait until established. Raises :class:`PhoneError` when refused or not answered in time (then hung up)."""
-        try:
-            await self._call.wait_established(timeout_s)
-        except self._baresip.BaresipError as exc:
-            raise PhoneError(f"{self.peer}: {exc}") from exc
-        self.up.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        if self.over.is_set():
+            raise PhoneError(f"{self.peer}: {self.why_over}")
+        if not self.up.is_set():
+            await self.hang_up()
+            raise PhoneError(f"{self.peer}: no answer in {timeout_s:g} s")
 
     async def hang_up(self) -> None:
         """BYE, CANCEL or refuse, whatever the state; waits for the close. Harmless when already over."""
@@ -240,6 +239,7 @@ class Stack:
         self._runtime: Any = None
         self._dialogs: set[Dialog] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._early: dict[int, Any] = {}
         self.port = 0
         self.clock = MediaClock()
 
@@ -260,8 +260,7 @@ class Stack:
             raise PhoneError(f"the softphone stack did not start: {exc}") from exc
         self._runtime = runtime
         self.clock.start()
-        # baresip gives a call to an unknown user to its oldest account: this one, which refuses it.
-        (await self.extension("nobody")).on_incoming(self.refuse)
+        runtime.subscribe(self._keep_early)
         return self
 
     async def __aexit__(
@@ -291,9 +290,18 @@ class Stack:
         """How to dial ``user`` on this stack."""
         return f"sip:{user}@{LOOPBACK}:{self.port}"
 
+    def _keep_early(self, event: Any) -> None:
+        """On loopback a call can be refused before ``dial`` has returned, when nobody listens to it yet."""
+        if event.event in (self._baresip.Event.CALL_ESTABLISHED, self._baresip.Event.CALL_CLOSED):
+            self._early[event.call] = event
+            while len(self._early) > _MAX_EARLY:
+                self._early.pop(next(iter(self._early)))
+
     def adopt(self, call: Any) -> Dialog:
         """Wrap a baresip call, so that closing the stack hangs it up."""
         dialog = Dialog(call, self._baresip)
+        if (early := self._early.get(call.handle)) is not None:
+            dialog.on_event(early)
         self._dialogs.add(dialog)
         dialog.on_over(self._dialogs.discard)
         return dialog

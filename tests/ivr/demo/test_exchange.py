@@ -89,6 +89,12 @@ async def settle(*phones: Phone) -> None:
     await asyncio.gather(*(phone.wait_quiet(200, 5) for phone in phones))
 
 
+async def all_over(*phones: Phone) -> None:
+    """Each phone's call has ended, or does within five seconds (its BYE is on the way)."""
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(phone.over.wait() for phone in phones))
+
+
 async def test_call_tapped_hears_each_side_once(room: Room, wait_for: WaitFor) -> None:
     """Both parties hear each other, each tap leg hears its side only, and nobody hears himself."""
     await room.open()
@@ -131,9 +137,8 @@ from ivr.demo.phones import Phone
 from ivr.demo.stack import Stack
 async def main():
     async with Stack() as stack:
-        phones = [await Phone.create(stack, name, keep=False) for name in ("firmline", "second")]
-        (await stack.extension("firmline")).on_incoming(lambda d: None)
-        print(stack.uri("firmline"), flush=True)
+        phone = await Phone.create(stack, "firmline", keep=False)  # takes one leg, refuses the other
+        print(phone.uri, flush=True)
         await asyncio.Event().wait()
 asyncio.run(main())
 """
@@ -189,7 +194,7 @@ async def test_control_transfer_moves_caller_to_target(room: Room, wait_for: Wai
     async with ControlServer(room.exchange) as server:
         order = {"id": "t-1", "call": call, "action": "transfer", "target": "900", "reason": "policy"}
         assert await post(server.url, order) == (200, {"ok": True})
-        assert room.agent.over.is_set() and all(tap.over.is_set() for tap in room.taps.values())
+        await all_over(room.agent, *room.taps.values())
         assert await post(server.url, order) == (200, {"ok": True})
     await asyncio.gather(room.caller.say(tone(CALLER_HZ)), room.supervisor.say(tone(TARGET_HZ)))
     await settle(room.caller, room.supervisor)
@@ -215,6 +220,21 @@ async def test_control_transfer_without_answer_leaves_bridge(room: Room, wait_fo
     assert tone_ms(room.caller.heard, AGENT_HZ) >= 560
 
 
+async def test_control_transfer_unanswered_gives_up(room: Room, wait_for: WaitFor) -> None:
+    """A phone that rings for ever is given up after ``ring_s``, and a second order finds the call ready for it."""
+    await room.open(tapped=False)
+    silent = await Phone.create(room.stack, "away", auto_answer=False)
+    await room.exchange.add_extension("902", silent.uri)
+    call = await room.connect(wait_for)
+    room.exchange.ring_s = 0.3
+    async with ControlServer(room.exchange) as server:
+        order = {"id": "1", "call": call, "action": "transfer", "target": "902"}
+        assert (await post(server.url, order))[0] == 409
+        assert await post(server.url, {**order, "id": "2", "target": "900"}) == (200, {"ok": True})
+    await all_over(silent, room.agent)
+    assert room.supervisor.in_call.is_set()
+
+
 async def test_control_hangup_ends_every_leg(room: Room, wait_for: WaitFor) -> None:
     """Both parties and both tap legs are over when the answer comes."""
     await room.open()
@@ -222,7 +242,7 @@ async def test_control_hangup_ends_every_leg(room: Room, wait_for: WaitFor) -> N
     async with ControlServer(room.exchange) as server:
         assert await post(server.url, {"id": "h", "call": call, "action": "hangup"}) == (200, {"ok": True})
         assert (await post(server.url, {"id": "h2", "call": call, "action": "hangup"}))[0] == 404
-    assert all(p.over.is_set() for p in (room.caller, room.agent, *room.taps.values()))
+    await all_over(room.caller, room.agent, *room.taps.values())
 
 
 async def test_control_pause_agent_refuses_next_call(room: Room, wait_for: WaitFor) -> None:
@@ -240,8 +260,7 @@ async def test_control_pause_agent_refuses_next_call(room: Room, wait_for: WaitF
     with pytest.raises(PhoneError):
         await other.dial(room.number)
     room.exchange.resume_agent("201")
-    async with asyncio.timeout(5):
-        await room.agent.over.wait()
+    await all_over(room.agent)
     await other.dial(room.number)
     assert room.agent.in_call.is_set()
 
@@ -274,7 +293,7 @@ async def test_agent_leaves_caller_is_released(room: Room, wait_for: WaitFor) ->
     await room.connect(wait_for)
     await room.agent.hang_up()
     await wait_for(Kind.CALL_OVER)
-    assert room.caller.over.is_set() and all(tap.over.is_set() for tap in room.taps.values())
+    await all_over(room.caller, *room.taps.values())
     assert room.exchange.calls == {}
 
 
