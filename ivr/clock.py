@@ -24,3 +24,9 @@ def wall_iso() -> str:
 def wall_s() -> float:
     """UTC seconds since the epoch: for retention and webhook signatures."""
     return time.time()
+
+
+def wait_until_ms(due_ms: int) -> None:
+    """Block the thread until ``monotonic_ms() >= due_ms``: for playing a recording at the speed of speech."""
+    while (left_ms := due_ms - monotonic_ms()) > 0:
+        time.sleep(left_ms / 1000)

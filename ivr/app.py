@@ -1,0 +1,225 @@
+"""The one composition root: from a validated config to a running service, and down again.
+
+Order of start: everything that can be wrong on our own side first (pack, prompts, model, journal), then HTTP, and the
+line last: once the PBX can reach us, we are whole. Order of stop: the reverse. The human calls live in the PBX and
+are not touched by either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+import ivr
+from audio.endpoint import EndpointOptions
+from audio.prompts import Catalogue
+from ivr.api.app import create_app
+from ivr.api.base import Check
+from ivr.api.feed import EventFeed
+from ivr.api.server import ApiServer
+from ivr.asr import AsrPool
+from ivr.call import CallOptions
+from ivr.calls import Calls
+from ivr.config import Config, resolve_secret
+from ivr.errors import ConfigError
+from ivr.judge import load_pack
+from ivr.lines.base import LineStatus, RegistrationState
+from ivr.lines.pyvoip import PyvoipLine
+from ivr.listener import Listener, ListenerOptions
+from ivr.metrics import Metrics
+from ivr.models import ResolvedModel, resolve_model
+from ivr.pbx.direct import DirectControl
+from ivr.prompts import load_catalogue
+from ivr.session import World
+from ivr.stall import StallMeter
+from ivr.store import Journal
+from ivr.types import JournalRow
+from policies.engine import Engine
+from policies.pack import Pack
+from policies.types import Side
+
+log = structlog.get_logger("firmline.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a config resolves to without opening a socket: shared by ``run``, ``check`` and ``replay``."""
+
+    pack: Pack
+    catalogue: Catalogue
+    model: ResolvedModel
+
+
+def load_parts(config: Config) -> Parts:
+    """Pack, prompts and model, each checked.
+
+    Raises:
+        ConfigError: pack or prompts cannot be used, or the pack names a prompt that the catalogue lacks.
+        ModelError: no speech model.
+    """
+    pack = load_pack(config.policy.pack)
+    catalogue = load_prompts(config, pack)
+    return Parts(pack, catalogue, resolve_model(config.ears.model, offline=config.ears.offline))
+
+
+def load_prompts(config: Config, pack: Pack) -> Catalogue:
+    """The catalogue, holding every prompt that ``pack`` may ask for.
+
+    Raises:
+        ConfigError: a file is missing or broken, or the pack names a prompt that is not there.
+    """
+    catalogue = load_catalogue(Path(config.prompts.directory) if config.prompts.directory else None)
+    missing = catalogue.missing(sorted(pack.prompt_names()))
+    if missing:
+        where = config.prompts.directory or "the shipped catalogue"
+        raise ConfigError(f"pack {pack.name}: prompts not found in {where}: {', '.join(missing)}")
+    return catalogue
+
+
+def listener_factory(config: Config) -> ListenerFactory:
+    """Builds the ears of one leg."""
+    return ListenerFactory(config)
+
+
+class ListenerFactory:
+    """Callable that makes a fresh :class:`Listener` for a side."""
+
+    def __init__(self, config: Config) -> None:
+        e = config.ears.endpointing
+        self._options = ListenerOptions(
+            vad_aggressiveness=e.vad_aggressiveness,
+            endpoint=EndpointOptions(
+                onset_ms=e.onset_ms,
+                hangover_ms=e.hangover_ms,
+                pre_roll_ms=e.pre_roll_ms,
+                min_speech_ms=e.min_speech_ms,
+                max_utterance_ms=e.max_utterance_ms,
+            ),
+        )
+
+    def __call__(self, side: Side) -> Listener:
+        return Listener(self._options, side.value)
+
+
+def call_options(config: Config) -> CallOptions:
+    """Per-call settings."""
+    return CallOptions(
+        transcribe_agent=config.ears.transcribe_agent,
+        echo_tail_ms=config.prompts.echo_tail_ms,
+        no_audio_ms=config.ears.no_audio_ms,
+    )
+
+
+class App:
+    """The service."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.metrics = Metrics(version=ivr.__version__)
+        self.feed = EventFeed()
+        self.registered = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Bring everything up.
+
+        Raises:
+            FirmlineError: with what is wrong and how to mend it; whatever was up is down again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config, loop = self.config, asyncio.get_running_loop()
+        self.parts = load_parts(config)
+        line_options = config.line.options()
+        self.asr = AsrPool(
+            self.parts.model,
+            workers=config.ears.workers,
+            threads=config.ears.threads,
+            device=config.ears.device,
+            compute_type=config.ears.compute_type,
+        )
+        self._stack.push_async_callback(self.asr.stop)
+        await self.asr.start()
+        self.journal = Journal(
+            f"sqlite:///{Path(config.journal.path).absolute()}",
+            store_words=config.journal.store_words,
+        )
+        self._stack.callback(self.journal.stop)
+        self.journal.start()
+        if config.journal.retention_days:
+            self.journal.prune(config.journal.retention_days * 86_400)
+        secret = resolve_secret(config.pbx.control_secret, "pbx.control_secret")
+        self.control = DirectControl(config.pbx.control_url or None, secret or None, config.pbx.timeout_ms)
+        self._stack.push_async_callback(self.control.stop)
+        await self.control.start()
+        world = World(
+            loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to
+        )
+        self.calls = Calls(world, self._engine, listener_factory(config), call_options(config), self.checks)
+        self.calls.on_registration_changed = self._registration
+        self.api = ApiServer(create_app(self.calls, self.metrics, self.feed), config.api.host, config.api.port)
+        self._stack.push_async_callback(self.api.stop)
+        await self.api.start()
+        self.stall = StallMeter(loop, self.metrics)
+        self._stack.callback(self.stall.stop)
+        self.stall.start()
+        self.line = PyvoipLine(line_options)
+        self._stack.push_async_callback(self.line.stop)
+        self._stack.callback(self.calls.close_all, "Firmline is stopping")
+        await self.line.start(self.calls)
+
+    async def stop(self) -> None:
+        """Take everything down, last first; bounded, and never raises."""
+        try:
+            await self._stack.aclose()
+        except Exception:
+            log.exception("not everything stopped cleanly")
+
+    def write(self, row: JournalRow) -> None:
+        """One journal row: to the file and to whoever watches (``ivr.session.Sink``)."""
+        self.journal.write(row)
+        self.feed.publish(row)
+
+    def checks(self) -> list[Check]:
+        """What ``/readyz`` reports."""
+        line = self.line.status()
+        journal_ok, journal_detail = self.journal.health()
+        asr_ok, asr_detail = self.asr.health()
+        problem = self.control.problem()
+        return [
+            Check("line", line.registration is RegistrationState.REGISTERED, line.detail),
+            Check("ears", asr_ok, asr_detail),
+            Check("journal", journal_ok, journal_detail),
+            Check("pbx", problem is None or not self.config.pbx.control_url, problem or "the PBX takes our requests"),
+        ]
+
+    def ready(self) -> dict[str, str]:
+        """The ready line of ``firmline run``."""
+        host, port = self.line.local_address
+        api_host, api_port = self.api.address
+        return {
+            "event": "ready",
+            "version": ivr.__version__,
+            "line": f"sip:{self.config.line.username}@{host}:{port}",
+            "pbx": f"{self.config.pbx.kind} {self.config.pbx.control_url or '(warnings only: no control_url)'}",
+            "model": f"{self.parts.model.name} ({self.parts.model.source})",
+            "api": f"http://{api_host}:{api_port}",
+        }
+
+    def _engine(self, agent_ext: str | None) -> Engine:
+        return Engine(self.parts.pack, agent_ext=agent_ext)
+
+    def _registration(self, status: LineStatus) -> None:
+        up = status.registration is RegistrationState.REGISTERED
+        (self.registered.set if up else self.registered.clear)()
+        self.metrics.registration(status.registration.value)
+        (log.info if up else log.warning)("registration", state=status.registration.value, detail=status.detail)

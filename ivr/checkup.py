@@ -1,0 +1,135 @@
+"""``firmline check``: everything that can be wrong before a call, tried for real and said in one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from ivr.api.base import Check
+from ivr.app import load_prompts
+from ivr.asr import AsrPool
+from ivr.config import Config, resolve_secret
+from ivr.errors import FirmlineError
+from ivr.judge import load_pack
+from ivr.lines.base import LineStatus, RegistrationState
+from ivr.lines.pyvoip import PyvoipLine
+from ivr.models import resolve_model
+
+REGISTER_WAIT_S = 6.0
+"""Long enough for a challenge and a few retransmissions (RFC 3261 timer E), short enough for a person."""
+
+
+async def checkup(config: Config) -> list[Check]:
+    """Try each part; nothing here leaves anything running."""
+    return [
+        _pack_and_prompts(config),
+        await _model(config),
+        _journal(config),
+        _api_port(config),
+        await _line(config),
+        _pbx(config),
+    ]
+
+
+def _pack_and_prompts(config: Config) -> Check:
+    try:
+        pack = load_pack(config.policy.pack)
+        catalogue = load_prompts(config, pack)
+    except FirmlineError as exc:
+        return Check("policy", False, str(exc))
+    where = config.prompts.directory or "shipped"
+    return Check("policy", True, f"pack {pack.version}, mode {pack.mode}, {len(catalogue)} prompts ({where})")
+
+
+async def _model(config: Config) -> Check:
+    ears = config.ears
+    try:
+        model = resolve_model(ears.model, offline=ears.offline)
+        pool = AsrPool(model, workers=1, threads=ears.threads, device=ears.device, compute_type=ears.compute_type)
+        try:
+            await pool.start()
+            detail = pool.health()[1]
+        finally:
+            await pool.stop()
+    except FirmlineError as exc:
+        return Check("ears", False, str(exc))
+    return Check("ears", True, f"{model.name} from {model.source} ({model.path}); {detail}")
+
+
+def _journal(config: Config) -> Check:
+    from pathlib import Path
+
+    path = Path(config.journal.path).absolute()
+    if path.is_dir() or not path.parent.is_dir():
+        return Check("journal", False, f"journal.path {path}: not a file in a folder that exists")
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as exc:
+        return Check("journal", False, f"journal.path {path}: cannot be written: {exc.strerror}")
+    if path.stat().st_size == 0:
+        path.unlink()
+    return Check("journal", True, f"{path}, kept {config.journal.retention_days or 'for ever'} days")
+
+
+def _api_port(config: Config) -> Check:
+    host, port = config.api.host, config.api.port
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            fix = "is Firmline already running? else choose another api.port"
+            return Check("api", False, f"http://{host}:{port} cannot be used: {exc.strerror} ({fix})")
+    return Check("api", True, f"http://{host}:{port}")
+
+
+class _Watch:
+    """Line events of a check: refuses calls, waits for the registrar's word."""
+
+    def __init__(self) -> None:
+        self.settled = asyncio.Event()
+
+    def on_registration(self, status: LineStatus) -> None:
+        if status.registration in (RegistrationState.REGISTERED, RegistrationState.FAILED):
+            self.settled.set()
+
+    def on_leg_offered(self, leg: object) -> None:
+        leg.reject(503, "only checking")  # type: ignore[attr-defined]
+
+    def on_leg_up(self, leg: object) -> None: ...
+
+    def on_frames(self, leg: object, frames: object) -> None: ...
+
+    def on_dtmf(self, leg: object, digit: str, t_ms: int) -> None: ...
+
+    def on_leg_down(self, leg: object, reason: str) -> None: ...
+
+
+async def _line(config: Config) -> Check:
+    watch = _Watch()
+    try:
+        line = PyvoipLine(config.line.options())
+        await line.start(watch)
+    except FirmlineError as exc:
+        return Check("line", False, str(exc))
+    try:
+        await asyncio.wait_for(watch.settled.wait(), REGISTER_WAIT_S)
+        status = line.status()
+        return Check("line", status.registration is RegistrationState.REGISTERED, status.detail)
+    except TimeoutError:
+        server = f"{config.line.server}:{config.line.server_port}"
+        return Check("line", False, f"{server} does not answer REGISTER: check line.server and the firewall (UDP)")
+    finally:
+        await line.stop()
+
+
+def _pbx(config: Config) -> Check:
+    try:
+        secret = resolve_secret(config.pbx.control_secret, "pbx.control_secret")
+    except FirmlineError as exc:
+        return Check("pbx", False, str(exc))
+    if not config.pbx.control_url:
+        return Check("pbx", True, "no control_url: callers are warned, but no call can be transferred or ended")
+    signed = "signed" if secret else "unsigned"
+    return Check("pbx", True, f"{config.pbx.control_url} ({signed}); transfers go to {config.pbx.transfer_to}")

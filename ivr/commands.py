@@ -1,0 +1,251 @@
+"""The subcommands of ``firmline``; each is thin, and imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ivr.cli import Context, cli, shared_options
+from ivr.config import Config
+from ivr.errors import ConfigError, FirmlineError, WavError
+
+Wavs = click.argument("wavs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="WAV...")
+
+
+def _logging(config: Config) -> None:
+    from ivr.log import configure_logging
+
+    configure_logging(config.log.level, json=config.log.format == "json", pii=config.log.pii)
+
+
+def _emit(row: dict[str, Any]) -> None:
+    click.echo(json.dumps(row, ensure_ascii=False))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="First line on stdout is the ready event as JSON.")
+@shared_options
+@click.pass_obj
+def run(context: Context, as_json: bool) -> None:
+    """The service: registers at the PBX, answers tap legs, keeps the rule.
+
+    Runs until SIGINT or SIGTERM. If it dies, the human calls go on: they live in the PBX.
+
+    \b
+    Example:
+      firmline run -c /etc/firmline/config.yaml --json
+    """
+    config = context.config()
+    _logging(config)
+    asyncio.run(_run(config, as_json))
+
+
+async def _run(config: Config, as_json: bool) -> None:
+    from ivr.app import App
+
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    app = App(config)
+    await app.start()
+    try:
+        stopping = loop.create_task(stop.wait())
+        ready = loop.create_task(app.registered.wait())
+        await asyncio.wait({stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            told = app.ready()
+            if as_json:
+                _emit(told)
+            else:
+                click.echo(
+                    f"firmline {told['version']} is ready: {told['line']}, PBX {told['pbx']}, "
+                    f"model {told['model']}, {told['api']}"
+                )
+            sys.stdout.flush()
+        await stopping
+        ready.cancel()
+    finally:
+        await app.stop()
+
+
+@cli.command()
+@shared_options
+@click.pass_obj
+def check(context: Context) -> None:
+    """Is everything ready? Validates config, pack, prompts, model and ports, and says what would be used.
+
+    \b
+    Example:
+      firmline check -c config.yaml
+    """
+    from ivr.checkup import checkup
+
+    config = context.config()
+    click.echo(f"config   ok    {context.source}")
+    failed = False
+    for item in asyncio.run(checkup(config)):
+        failed |= not item.ok
+        click.echo(f"{item.name:<8} {'ok   ' if item.ok else 'FAULT'} {item.detail}")
+    if failed:
+        raise FirmlineError("not ready: see FAULT above")
+
+
+@cli.command()
+@click.option("--pack", "pack_name", metavar="NAME|FILE", help="standard, strict, patient, shadow, or a file.")
+@shared_options
+@click.pass_obj
+def judge(context: Context, pack_name: str | None) -> None:
+    """What the pack makes of single utterances: one line of text in, one line of JSON out.
+
+    Lines are judged independently of each other. `strike` = counts toward the person tracks under this pack.
+
+    \b
+    Example:
+      echo "you useless idiot" | firmline judge --pack standard
+    """
+    from ivr.judge import judge_line, load_pack
+
+    pack = load_pack(pack_name or context.config().policy.pack)
+    stdin = click.get_text_stream("stdin", encoding="utf-8", errors="replace")
+    for line in stdin:
+        _emit(judge_line(line.rstrip("\r\n"), pack))
+
+
+@cli.command()
+@Wavs
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file, with utterances and times.")
+@click.option("--realtime", is_flag=True, help="Feed at the speed of speech, print as a live call would.")
+@shared_options
+@click.pass_obj
+def transcribe(context: Context, wavs: tuple[Path, ...], as_json: bool, realtime: bool) -> None:
+    """Recordings to text, with the ears of a live call. Stereo: left then right.
+
+    \b
+    Example:
+      firmline transcribe call.wav --json
+    """
+    from ivr.transcription import transcribe_files
+
+    config = context.config()
+    _logging(config)
+    failed = False
+    for result in transcribe_files(config, wavs, realtime=realtime):
+        if isinstance(result, WavError):
+            click.echo(f"firmline: {result}", err=True)
+            failed = True
+        elif as_json:
+            _emit(result)
+        else:
+            click.echo(result["text"])
+    if failed:
+        raise FirmlineError("some recordings could not be read")
+
+
+@cli.command()
+@Wavs
+@click.option("--pack", "pack_name", metavar="NAME|FILE", help="standard, strict, patient, shadow, or a file.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of text.")
+@click.option("--plot", metavar="OUT", type=click.Path(path_type=Path), help="Timeline as .png or .html (one WAV).")
+@shared_options
+@click.pass_obj
+def replay(context: Context, wavs: tuple[Path, ...], pack_name: str | None, as_json: bool, plot: Path | None) -> None:
+    """What Firmline would have done on a recording: the very same pipeline, faster than real time.
+
+    Mono = the caller; stereo = caller left, agent right. Times are simulated: decoding takes 250 ms, prompts play out,
+    the PBX obeys.
+
+    \b
+    Example:
+      firmline replay call.wav --pack patient --plot call.html
+    """
+    from ivr.replaying import replay_file, replay_text
+    from ivr.timeline import check_plot_path, draw
+
+    config = context.config()
+    _logging(config)
+    if plot is not None:
+        if len(wavs) != 1:
+            raise click.UsageError("--plot takes one WAV at a time")
+        check_plot_path(plot)
+    failed = False
+    for wav in wavs:
+        rows: list[dict[str, Any]] = []
+        try:
+            for row in replay_file(config, wav, pack_name):
+                rows.append(row)
+                if as_json:
+                    _emit({"file": str(wav), **row} if len(wavs) > 1 else row)
+                else:
+                    click.echo(replay_text(row))
+        except WavError as exc:
+            click.echo(f"firmline: {exc}", err=True)
+            failed = True
+            continue
+        if plot is not None:
+            draw(rows, plot, title=wav.name)
+            click.echo(f"timeline written to {plot}", err=True)
+    if failed:
+        raise FirmlineError("some recordings could not be read")
+
+
+@cli.group()
+def prompts() -> None:
+    """What callers hear: list the prompts, or render your own texts."""
+
+
+@prompts.command("list")
+@shared_options
+@click.pass_obj
+def prompts_list(context: Context) -> None:
+    """Every prompt that would be used: name, length, text.
+
+    \b
+    Example:
+      firmline prompts list
+    """
+    from ivr.prompts import describe_catalogue, load_catalogue
+
+    directory = context.config().prompts.directory
+    for row in describe_catalogue(load_catalogue(Path(directory) if directory else None)):
+        click.echo(f"{row.name:<18} {row.duration_ms / 1000:4.1f} s  {row.text}")
+
+
+@prompts.command("render")
+@click.argument("texts", required=False, type=click.Path(path_type=Path), metavar="[TEXTS.yaml]")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the WAV files.")
+@click.option("--voice", type=click.Path(path_type=Path), help="A Piper voice (.onnx); default: the shipped one.")
+@shared_options
+@click.pass_obj
+def prompts_render(context: Context, texts: Path | None, out: Path, voice: Path | None) -> None:
+    """Render prompts from texts (name: text), filling in {agent}, {company} and {followup} from the config.
+
+    Needs `pip install 'firmline[tts]'`; never runs during a call. Set prompts.directory to the folder afterwards.
+
+    \b
+    Example:
+      firmline prompts render mine.yaml -o /etc/firmline/prompts
+    """
+    from ivr.prompt_render import default_texts, render_prompts
+    from ivr.prompts import load_texts
+
+    settings = context.config().prompts
+    wanted = default_texts() if texts is None else load_texts(texts)
+    written = render_prompts(
+        wanted,
+        out,
+        voice=voice,
+        agent=settings.agent,
+        company=settings.company,
+        followup=settings.followup,
+        progress=lambda name: click.echo(f"rendering {name}", err=True),
+    )
+    click.echo(f"{len(written)} files written to {out}; set prompts.directory: {out}")
+
+
+__all__ = ["ConfigError"]

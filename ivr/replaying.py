@@ -1,0 +1,54 @@
+"""``firmline replay``: a file and a pack name in, the lines of :class:`ivr.replay.Replay` out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ivr.app import call_options, listener_factory, load_prompts
+from ivr.asr import SyncAsr
+from ivr.config import Config
+from ivr.judge import load_pack
+from ivr.models import resolve_model
+from ivr.recordings import load_recording
+from ivr.replay import Replay
+from policies.engine import Engine
+
+
+@lru_cache(maxsize=1)
+def _decoder(model: str, offline: bool, threads: int, device: str, compute_type: str) -> SyncAsr:
+    return SyncAsr(resolve_model(model, offline=offline), threads=threads, device=device, compute_type=compute_type)
+
+
+def replay_file(config: Config, path: Path, pack_name: str | None = None) -> Iterator[dict[str, Any]]:
+    """The JSON lines of one recording.
+
+    Raises:
+        WavError: the recording cannot be read.
+        ConfigError: pack or prompts cannot be used.
+        ModelError: no speech model.
+    """
+    recording = load_recording(path)
+    pack = load_pack(pack_name or config.policy.pack)
+    catalogue = load_prompts(config, pack)
+    ears = config.ears
+    decoder = _decoder(ears.model, ears.offline, ears.threads, ears.device, ears.compute_type)
+    engine = Engine(pack)
+    yield from Replay(
+        recording, engine, listener_factory(config), decoder, catalogue, call_options(config)
+    ).lines()
+
+
+def replay_text(row: dict[str, Any]) -> str:
+    """One line for people."""
+    t_s = row["t_ms"] / 1000
+    event = row["event"]
+    rest = {k: v for k, v in row.items() if k not in ("t_ms", "event")}
+    if event == "utterance":
+        note = f"  [{rest['dropped']}]" if rest.get("dropped") else ""
+        note += "  [over our prompt]" if rest.get("over_prompt") else ""
+        return f"{t_s:8.2f}  {rest['side']:<7} {rest['words']}{note}"
+    what = " ".join(str(rest[k]) for k in ("action", "prompt", "kind", "track", "rung", "to") if rest.get(k))
+    return f"{t_s:8.2f}  {event:<7} {what}  {rest.get('why', '')}".rstrip()
