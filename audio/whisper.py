@@ -23,7 +23,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 import numpy.typing as npt
-from faster_whisper import WhisperModel
+from faster_whisper import WhisperModel, download_model
 from faster_whisper.tokenizer import Tokenizer
 
 RATE_HZ = 16_000
@@ -106,6 +106,15 @@ def compression_ratio(text: str) -> float:
     """How far zlib can shrink the text: over 2.4 it repeats itself (the measure of OpenAI's ``whisper``)."""
     raw = text.encode()
     return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+
+
+def hub_model(name: str, *, local_only: bool) -> str:
+    """Folder of a model of the Hugging Face hub, by faster-whisper's own loader: downloaded unless ``local_only``.
+
+    :param name: one of faster-whisper's names (``small.en``) or ``org/name`` of a CTranslate2 model.
+    :raises Exception: whatever the hub's client raises; there is no common root worth catching here.
+    """
+    return str(download_model(name, local_files_only=local_only))
 
 
 class ShortContextWhisper:

@@ -1,0 +1,369 @@
+"""Speech recognition for all calls: one queue, a few worker processes, and nothing that can hurt a call.
+
+``submit`` gives a future that always resolves to a transcript. A worker that dies or hangs is replaced and its segment
+tried once more; what cannot be recognised resolves with ``dropped`` set to ``asr_failed`` (or ``overload``), never with
+an exception. Everything here lives on one asyncio loop; the decoding is in :mod:`ivr.asr_worker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from audio.types import Segment, Transcript
+from ivr import clock
+from ivr.asr_worker import LENGTH, WorkerSettings, decode_timed, load_transcriber, pack_segments, transcript_from
+from ivr.errors import ModelError
+from ivr.models import ResolvedModel
+
+ASR_FAILED = "asr_failed"
+OVERLOAD = "overload"
+
+_LOG = logging.getLogger(__name__)
+_LOAD_TIMEOUT_S = 120.0
+_BACKOFF_S = (0.0, 0.2, 1.0, 5.0)
+_GONE = (asyncio.IncompleteReadError, ConnectionError, TimeoutError, BrokenPipeError, ValueError)
+
+
+class Priority(IntEnum):
+    """Lower goes first; inside one priority, the oldest."""
+
+    FINAL = 0
+    PARTIAL = 10
+
+
+@dataclass(frozen=True, slots=True)
+class AsrOptions:
+    """``max_queue``: segments that may wait; beyond it the least urgent and newest is given up. ``batch``: segments a
+    worker decodes in one pass. ``decode_timeout_s``: a worker that needs longer than this, plus twice the audio, hangs.
+    """
+
+    device: str = "cpu"
+    compute_type: str = "int8"
+    language: str = "en"
+    initial_prompt: str | None = None
+    max_queue: int = 256
+    batch: int = 1
+    decode_timeout_s: float = 20.0
+    nice: int = 5
+
+    def __post_init__(self) -> None:
+        """:raises ValueError: when a number is out of range."""
+        if self.max_queue < 1 or self.batch < 1 or self.decode_timeout_s <= 0:
+            raise ValueError("max_queue, batch and decode_timeout_s must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class AsrStats:
+    """``queued``: waiting; ``lag_ms``: age of the oldest that waits or is being decoded. The rest counts since start;
+    ``decode_ms`` is the workers' own time over ``audio_ms`` of audio."""
+
+    queued: int
+    lag_ms: int
+    decoded: int
+    audio_ms: int
+    decode_ms: int
+    restarts: int
+    failed: int
+    overload: int
+    workers: int
+
+
+@dataclass(order=True, slots=True)
+class _Job:
+    priority: int
+    number: int
+    segment: Segment = field(compare=False)
+    future: asyncio.Future[Transcript] = field(compare=False)
+    submitted_ms: int = field(compare=False)
+    attempts: int = field(default=0, compare=False)
+
+
+class _RefusedError(Exception):
+    """The worker is well, but the recogniser raised on this input."""
+
+
+class AsrPool:
+    """See the module. ``model`` comes from :func:`ivr.models.resolve_model`."""
+
+    def __init__(
+        self, model: ResolvedModel, workers: int = 1, threads: int = 1, *, options: AsrOptions | None = None
+    ) -> None:
+        """:raises ValueError: when there would be no worker or no thread."""
+        if workers < 1 or threads < 1:
+            raise ValueError(f"workers and threads must be at least 1, got {workers} and {threads}")
+        self.model = model
+        self.about: dict[str, Any] = {}
+        """After ``start``: ``kind``, ``recipe`` and ``fallback`` of the model, for the ready line."""
+        self._options = options or AsrOptions()
+        settings = WorkerSettings(
+            path=model.path,
+            device=self._options.device,
+            compute_type=self._options.compute_type,
+            threads=threads,
+            language=self._options.language,
+            initial_prompt=self._options.initial_prompt,
+            nice=self._options.nice,
+            parent_pid=os.getpid(),
+        )
+        self._workers = [_Worker(settings) for _ in range(workers)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._waiting: list[_Job] = []
+        self._jobs: dict[int, _Job] = {}
+        self._wake = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._number = 0
+        self._count = dict.fromkeys(("decoded", "audio_ms", "decode_ms", "restarts", "failed", "overload"), 0)
+
+    async def start(self) -> None:
+        """Start the workers, load and self-test the model in each.
+
+        :raises ModelError: when the model cannot be loaded; no worker is left behind.
+        """
+        try:
+            found = await asyncio.gather(*(worker.start() for worker in self._workers), return_exceptions=True)
+            for each in found:
+                if isinstance(each, BaseException):
+                    raise each
+                self.about = each
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, _GONE):
+                raise ModelError(f"speech model {self.model.name}: the worker ended while loading it") from error
+            if isinstance(error, ModelError):
+                raise ModelError(
+                    f"speech model {self.model.name} ({self.model.path}) cannot be used: {error}"
+                ) from error
+            raise
+        self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
+
+    def submit(self, segment: Segment, *, priority: int = Priority.FINAL) -> asyncio.Future[Transcript]:
+        """Queue a segment. The future always gets a transcript; cancelling it takes the segment out of the queue."""
+        future: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
+        self._number += 1
+        job = _Job(priority, self._number, segment, future, clock.monotonic_ms())
+        self._jobs[job.number] = job
+        future.add_done_callback(lambda _: self._jobs.pop(job.number, None))
+        if self._stop_asked.is_set():
+            self._give_up(job, ASR_FAILED)
+            return future
+        heapq.heappush(self._waiting, job)
+        self._shed()
+        self._wake.set()
+        return future
+
+    async def stop(self) -> None:
+        """End the workers; what still waits resolves as ``asr_failed``. Bounded by a second or so, never raises."""
+        self._stop_asked.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+        for job in list(self._jobs.values()):
+            self._give_up(job, ASR_FAILED)
+        self._waiting.clear()
+
+    def stats(self) -> AsrStats:
+        """The present load, for ``/metrics`` and the agent's page."""
+        oldest = min((job.submitted_ms for job in self._jobs.values() if not job.future.done()), default=None)
+        return AsrStats(
+            queued=sum(not job.future.done() for job in self._waiting),
+            lag_ms=0 if oldest is None else clock.monotonic_ms() - oldest,
+            workers=sum(worker.pid is not None for worker in self._workers),
+            **self._count,
+        )
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the live workers."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, worker: _Worker) -> None:
+        while True:
+            jobs = await self._next()
+            timeout_s = self._options.decode_timeout_s + sum(2 * _audio_ms(job.segment) / 1000 for job in jobs)
+            try:
+                found = await asyncio.wait_for(worker.decode([job.segment for job in jobs]), timeout_s)
+            except _RefusedError as error:
+                _LOG.error("a segment cannot be decoded: %s", error)
+                self._again(jobs)
+                continue
+            except _GONE as error:
+                _LOG.warning("speech worker %s is gone or hangs (%s): replacing it", worker.pid, type(error).__name__)
+                self._again(jobs)
+                await self._replace(worker)
+                continue
+            for job, transcript in zip(jobs, found, strict=True):
+                self._count["decoded"] += 1
+                self._count["audio_ms"] += _audio_ms(job.segment)
+                self._count["decode_ms"] += transcript.decode_ms
+                if not job.future.done():
+                    job.future.set_result(transcript)
+
+    async def _next(self) -> list[_Job]:
+        """The most urgent segments, as many as one pass takes; waits until there is one."""
+        jobs: list[_Job] = []
+        while not jobs:
+            while self._waiting and len(jobs) < self._options.batch:
+                job = heapq.heappop(self._waiting)
+                if not job.future.done():
+                    jobs.append(job)
+            if not jobs:
+                self._wake.clear()
+                await self._wake.wait()
+        return jobs
+
+    def _again(self, jobs: list[_Job]) -> None:
+        """Each segment has two tries: one that kills its worker must not kill them all, one after the other."""
+        for job in jobs:
+            job.attempts += 1
+            if job.attempts >= 2:
+                self._give_up(job, ASR_FAILED)
+            elif not job.future.done():
+                heapq.heappush(self._waiting, job)
+        self._wake.set()
+
+    async def _replace(self, worker: _Worker) -> None:
+        """Until it runs again. While no worker runs at all, what waits is given up rather than kept for ever."""
+        for attempt in range(sys.maxsize):
+            self._count["restarts"] += 1
+            try:
+                await worker.stop()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop_asked.wait(), _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                await worker.start()
+                return
+            except (*_GONE, OSError, ModelError) as error:
+                _LOG.error("speech worker cannot be started again: %s", error)
+                if attempt >= 1 and not self.worker_pids():
+                    for job in list(self._waiting):
+                        self._give_up(job, ASR_FAILED)
+
+    def _shed(self) -> None:
+        live = [job for job in self._waiting if not job.future.done()]
+        if len(live) <= self._options.max_queue:
+            return
+        # The least urgent, and of those the newest: what was promised first is kept.
+        self._give_up(max(live), OVERLOAD)
+        self._waiting = [job for job in self._waiting if not job.future.done()]
+        heapq.heapify(self._waiting)
+
+    def _give_up(self, job: _Job, why: str) -> None:
+        if job.future.done():
+            return
+        self._count["overload" if why == OVERLOAD else "failed"] += 1
+        job.future.set_result(Transcript("", job.segment.start_ms, job.segment.end_ms, dropped=why))
+
+
+class _Worker:
+    """One worker process, as seen from the loop."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the live process, else ``None``."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> dict[str, Any]:
+        """:raises ModelError: with the loader's words; :raises ConnectionError, IncompleteReadError: when it dies."""
+        root = str(Path(__file__).parents[1])
+        threads = str(self._settings.threads)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ivr.asr_worker",
+            json.dumps(asdict(replace(self._settings, parent_pid=os.getpid()))),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+                "OMP_NUM_THREADS": threads,
+            },
+        )
+        answer = await asyncio.wait_for(self._read(), _LOAD_TIMEOUT_S)
+        if "error" in answer:
+            raise ModelError(answer["error"])
+        about: dict[str, Any] = answer["ready"]
+        return about
+
+    async def decode(self, segments: list[Segment]) -> list[Transcript]:
+        """:raises ConnectionError, IncompleteReadError: when the process is gone; :raises _RefusedError: it says so."""
+        if self._process is None or self._process.stdin is None:
+            raise ConnectionError("no worker process")
+        self._process.stdin.write(pack_segments(segments))
+        await self._process.stdin.drain()
+        answer = await self._read()
+        if "failed" in answer:
+            raise _RefusedError(answer["failed"])
+        return [transcript_from(each) for each in answer["transcripts"]]
+
+    async def stop(self) -> None:
+        """Closing its input asks it to end; one that has not within half a second is killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 0.5)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _read(self) -> dict[str, Any]:
+        if self._process is None or self._process.stdout is None:
+            raise ConnectionError("no worker process")
+        (length,) = LENGTH.unpack(await self._process.stdout.readexactly(LENGTH.size))
+        answer: dict[str, Any] = json.loads(await self._process.stdout.readexactly(length))
+        return answer
+
+
+class SyncAsr:
+    """The same recogniser in this process, for replay and ``firmline transcribe``.
+
+    :raises ModelError: when the model cannot be loaded.
+    """
+
+    def __init__(self, model: ResolvedModel, threads: int = 1, *, options: AsrOptions | None = None) -> None:
+        chosen = options or AsrOptions()
+        settings = WorkerSettings(
+            path=model.path,
+            device=chosen.device,
+            compute_type=chosen.compute_type,
+            threads=threads,
+            language=chosen.language,
+            initial_prompt=chosen.initial_prompt,
+        )
+        self.model = model
+        try:
+            self._transcriber, self.about = load_transcriber(settings)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(f"speech model {model.name} ({model.path}) cannot be used: {error}") from error
+
+    def decode(self, segment: Segment) -> Transcript:
+        """One segment, here and now."""
+        return self.decode_batch([segment])[0]
+
+    def decode_batch(self, segments: list[Segment]) -> list[Transcript]:
+        """Several segments; those of similar length share a pass."""
+        return decode_timed(self._transcriber, segments)
+
+
+def _audio_ms(segment: Segment) -> int:
+    return len(segment.samples) * 1000 // segment.rate_hz

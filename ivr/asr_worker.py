@@ -1,0 +1,165 @@
+"""The process that decodes: ``python -m ivr.asr_worker SETTINGS_JSON``, driven by :mod:`ivr.asr` over its pipes.
+
+A process, because then neither the interpreter lock nor a crash in native code reaches the telephone side; started
+afresh and not forked, because forking a process with threads and sockets copies locks that nobody will release.
+
+Messages both ways: four bytes of length (big-endian), that many of JSON, then the samples of its segments if any.
+The worker lives no longer than the service: it ends when its input ends, and Linux kills it with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from audio.types import Segment, Transcript
+from ivr import clock
+
+if TYPE_CHECKING:
+    from audio.transcribe import Transcriber
+
+LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker needs to load its model. ``nice`` is added to its niceness: sound and signalling come first."""
+
+    path: str
+    device: str = "cpu"
+    compute_type: str = "int8"
+    threads: int = 1
+    language: str = "en"
+    initial_prompt: str | None = None
+    nice: int = 5
+    parent_pid: int = 0
+
+
+def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, Any]]:
+    """Load and self-test the model; the second item says what is used: ``kind``, ``recipe`` and ``fallback``.
+
+    :raises RuntimeError, ValueError, OSError: in the loader's words, when there is no usable model.
+    """
+    # Imported here, so that the service itself never loads the native libraries.
+    from audio.transcribe import Transcriber
+    from audio.whisper import ShortContextWhisper
+
+    whisper = ShortContextWhisper(
+        settings.path,
+        device=settings.device,
+        compute_type=settings.compute_type,
+        threads=settings.threads,
+        language=settings.language,
+        initial_prompt=settings.initial_prompt,
+    )
+    return Transcriber(whisper), {"kind": whisper.kind, "recipe": whisper.recipe.name, "fallback": whisper.fallback}
+
+
+def decode_timed(transcriber: Transcriber, segments: Sequence[Segment]) -> list[Transcript]:
+    """Transcripts with ``decode_ms`` filled in: the time of the pass, shared out evenly."""
+    began = clock.monotonic_ms()
+    found = transcriber.transcribe(segments)
+    share = round((clock.monotonic_ms() - began) / max(1, len(segments)))
+    return [replace(each, decode_ms=share) for each in found]
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def pack(header: dict[str, Any], body: bytes = b"") -> bytes:
+    """One message."""
+    encoded = json.dumps(header).encode()
+    return LENGTH.pack(len(encoded)) + encoded + body
+
+
+def pack_segments(segments: Sequence[Segment]) -> bytes:
+    """A request to decode these segments."""
+    bodies = [np.ascontiguousarray(each.samples, dtype="<i2").tobytes() for each in segments]
+    headers = [
+        {
+            "bytes": len(body),
+            "rate_hz": each.rate_hz,
+            "start_ms": each.start_ms,
+            "end_ms": each.end_ms,
+            "audio_start_ms": each.audio_start_ms,
+        }
+        for each, body in zip(segments, bodies, strict=True)
+    ]
+    return pack({"segments": headers}, b"".join(bodies))
+
+
+def transcript_from(fields: dict[str, Any]) -> Transcript:
+    """What :func:`dataclasses.asdict` made of a transcript without word times, back again."""
+    return Transcript(**{**fields, "words": ()})
+
+
+def _read(stream: BinaryIO) -> list[Segment] | None:
+    """Next request, or ``None`` when the service is gone."""
+    prefix = stream.read(LENGTH.size)
+    if len(prefix) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(prefix)
+    header = json.loads(stream.read(length))
+    return [
+        Segment(
+            samples=np.frombuffer(stream.read(each["bytes"]), dtype="<i2").astype(np.int16),
+            rate_hz=each["rate_hz"],
+            start_ms=each["start_ms"],
+            end_ms=each["end_ms"],
+            audio_start_ms=each["audio_start_ms"],
+        )
+        for each in header["segments"]
+    ]
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def _live_and_die_with(parent_pid: int) -> None:
+    """Control-C and a service manager's SIGTERM go to the whole group: the service alone decides what they mean."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have gone before the line above took effect.
+        if parent_pid and os.getppid() != parent_pid:
+            raise SystemExit(0)
+
+
+def main(settings_json: str) -> None:
+    """Load, say so, then answer requests until the input ends."""
+    settings = WorkerSettings(**json.loads(settings_json))
+    _live_and_die_with(settings.parent_pid)
+    # A stray print of a native library must not end up between two messages.
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    os.nice(settings.nice)
+    try:
+        transcriber, about = load_transcriber(settings)
+    except Exception as error:  # whatever a broken model makes the loader raise is said to the service, in its words
+        output.write(pack({"error": f"{type(error).__name__}: {error}"}))
+        output.flush()
+        raise SystemExit(1) from None
+    output.write(pack({"ready": about}))
+    output.flush()
+    while (segments := _read(sys.stdin.buffer)) is not None:
+        try:
+            answer: dict[str, Any] = {"transcripts": [asdict(each) for each in decode_timed(transcriber, segments)]}
+        except Exception as error:  # one bad segment must not cost every call the second that loading takes
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        output.write(pack(answer))
+        output.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
