@@ -162,6 +162,8 @@ def _problem(err: dict[str, Any], lines: dict[Path, int], source: str, model: ty
             message += f"; known keys here: {', '.join(sorted(allowed))}"
     elif kind == "missing":
         message = "missing; it must be given"
+    elif kind == "model_type":
+        message = f"expected keys below it, found {_short(err.get('input'))}"
     elif kind != "value_error":
         message = f"{message[0].lower()}{message[1:]}, found {_short(err.get('input'))}"
     return Problem(source, lines.get(known, 1), dotted(loc) or dotted(known), message)
