@@ -39,13 +39,12 @@ def test_config_yaml_as_shipped_shows_every_key_with_its_default() -> None:
 
 
 def test_config_yaml_comments_every_key() -> None:
-    """Each key of the shipped file has a comment above it, or shares the one of the line above."""
+    """Each key of the shipped file has a comment of its own above it."""
     lines = SHIPPED.read_text().splitlines()
     for number, line in enumerate(lines):
         if ":" in line and not line.lstrip().startswith("#") and line.startswith("  "):
             above = lines[number - 1].lstrip()
-            shared = ":" in above and not above.startswith("#") and lines[number - 2].lstrip().startswith("#")
-            assert above.startswith("#") or shared or "#" in line, f"line {number + 1} has no comment: {line}"
+            assert above.startswith("#") or "#" in line, f"line {number + 1} has no comment: {line}"
 
 
 @pytest.mark.parametrize(
