@@ -7,15 +7,16 @@ the bytes are, the result is a ``Recording`` or a ``BadWav`` whose one sentence 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
-from audio.resample import resample
+from audio.resample import StreamResampler, resample
 from audio.types import PTIME_MS, AudioFrame, Pcm
 
 MIN_RATE_HZ = 4_000
@@ -109,10 +110,10 @@ def open_blocks(
         BadWav: as ``read_wav``.
     """
     file = io.BytesIO(data) if isinstance(data, bytes | bytearray) else data
-    _check_riff(file, source)
-    file.seek(0)
+    opened = _checked_riff(file, source)
+    opened.seek(0)
     try:
-        sound = sf.SoundFile(file)
+        sound = sf.SoundFile(opened)
     except (sf.LibsndfileError, RuntimeError, OSError, ValueError, TypeError) as exc:
         raise BadWav(f"{source}: not a WAV file that can be read ({_reason(exc)})") from exc
     info = _checked_info(sound, source)
@@ -138,6 +139,43 @@ def frames(samples: Pcm, rate_hz: int, *, to_hz: int = 8000, start_ms: int = 0) 
         yield AudioFrame(start_ms + index * PTIME_MS, to_hz, part)
 
 
+def stream_frames(
+    data: bytes | BinaryIO, source: str, *, to_hz: int = 8000, start_ms: int = 0
+) -> tuple[WavInfo, Iterator[tuple[AudioFrame, ...]]]:
+    """A recording of any length as 20 ms frames, one a channel at a time, holding only seconds of it in memory.
+
+    Returns:
+        What the header says, and the frames: each item has one frame a channel, all for the same 20 ms.
+
+    Raises:
+        BadWav: as ``read_wav``, at once for the header and while iterating for damage further in.
+    """
+    info, blocks = open_blocks(data, source)
+    return info, _stream(info, blocks, to_hz, start_ms)
+
+
+def _stream(
+    info: WavInfo, blocks: Iterator[tuple[Pcm, ...]], to_hz: int, start_ms: int
+) -> Iterator[tuple[AudioFrame, ...]]:
+    size = to_hz * PTIME_MS // 1000
+    resamplers = None if info.rate_hz == to_hz else [StreamResampler(info.rate_hz, to_hz) for _ in range(info.channels)]
+    none: Pcm = np.zeros(0, dtype=np.int16)
+    held = [none] * info.channels
+    t_ms = start_ms
+    for block in itertools.chain(blocks, [None]):
+        last = block is None
+        for i, samples in enumerate(block or [none] * info.channels):
+            ready = resamplers[i].hear(samples, last=last) if resamplers else samples
+            held[i] = np.concatenate((held[i], ready))
+        if last and len(held[0]) % size:
+            held = [np.pad(samples, (0, -len(samples) % size)) for samples in held]
+        count = len(held[0]) // size
+        for k in range(count):
+            yield tuple(AudioFrame(t_ms, to_hz, samples[k * size : (k + 1) * size]) for samples in held)
+            t_ms += PTIME_MS
+        held = [samples[count * size :] for samples in held]
+
+
 def write_wav(samples: Pcm, rate_hz: int) -> bytes:
     """A 16-bit PCM WAV of samples of shape ``(n,)`` (mono) or ``(n, channels)``."""
     out = io.BytesIO()
@@ -148,7 +186,30 @@ def write_wav(samples: Pcm, rate_hz: int) -> bytes:
 # --- header -----------------------------------------------------------------------------------------------------------
 
 
-def _check_riff(file: BinaryIO, source: str) -> None:
+class _LengthMended:
+    """A WAV whose recorder died before it filled in the length, as if it said "to the end of the file".
+
+    libsndfile knows that sign, but takes a length of 0 at its word.
+    """
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
+        self._file, self._at = file, at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, count: int = -1) -> bytes:
+        start = self._file.tell()
+        data = bytearray(self._file.read(count))
+        for position in range(max(start, self._at), min(start + len(data), self._at + 4)):
+            data[position - start] = 0xFF
+        return bytes(data)
+
+
+def _checked_riff(file: BinaryIO, source: str) -> BinaryIO | _LengthMended:
     """Refuse what is no WAV, and a data chunk that promises more than the file holds.
 
     libsndfile reads a cut file without a word. A replay of half a call would then pass for the whole.
@@ -162,25 +223,33 @@ def _check_riff(file: BinaryIO, source: str) -> None:
         if len(head) < 12 and b"RIFF".startswith(head[:4]):
             raise BadWav(f"{source}: cut short inside the WAV header")
         raise BadWav(f"{source}: not a WAV file (it does not begin with a RIFF/WAVE header)")
-    at = 12
+    order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
+    at = len(head)
     for _ in range(MAX_CHUNKS):
         file.seek(at)
         chunk = file.read(8)
         if len(chunk) < 8:
             raise BadWav(f"{source}: cut short: the WAV header is there, the sound is not")
-        length = int.from_bytes(chunk[4:], "big" if head[:4] == b"RIFX" else "little")
+        length = int.from_bytes(chunk[4:], order)
         if chunk[:4] == b"data":
-            _check_data_length(length, size - at - 8, source)
-            return
+            return _checked_data(file, at, length, size, source)
         at += 8 + length + (length & 1)
     raise BadWav(f"{source}: not a WAV file that can be read (over {MAX_CHUNKS} chunks before the sound)")
 
 
-def _check_data_length(claimed: int, held: int, source: str) -> None:
+def _checked_data(file: BinaryIO, at: int, claimed: int, size: int, source: str) -> BinaryIO | _LengthMended:
+    """``at`` is where the data chunk begins, ``claimed`` its length by its own header, ``size`` that of the file."""
+    held = size - at - 8
     if held == 0:
         raise BadWav(f"{source}: the WAV file holds no sound")
     if held < claimed < _OPEN_ENDED_BYTES:
         raise BadWav(f"{source}: cut short: its header promises {claimed:,} bytes of sound, it holds {held:,}")
+    if claimed != 0:
+        return file
+    trailer = file.read(4)
+    if len(trailer) == 4 and trailer.isascii() and trailer.decode().isprintable():
+        raise BadWav(f"{source}: the WAV file holds no sound")  # an empty recording with its tags behind it
+    return _LengthMended(file, at + 4)
 
 
 def _checked_info(sound: Any, source: str) -> WavInfo:
