@@ -1,0 +1,158 @@
+"""Structured logs to stderr, ours and the libraries', through one pipeline that keeps people's words out.
+
+The rule: what a caller said, typed or is called by goes under the key ``pii`` (a mapping) and nowhere else; that key is
+dropped unless ``log.pii`` is on. Because rules are forgotten, ``guard_pii`` also takes out the values of
+other keys that are known to hold such things, and every longer piece of prose outside the few keys where prose is ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ivr.mask import WORD_KEYS, mask_digits
+
+__all__ = ["configure_logging", "guard_pii"]
+
+WITHHELD = "[withheld: log it under pii]"
+
+PII_KEYS = WORD_KEYS | {
+    "caller", "caller_id", "caller_name", "caller_number", "caller_uri", "from_uri", "remote_uri", "remote_party",
+    "identity", "phone", "number", "dtmf", "digit", "said", "spoken", "speech", "sentence", "body", "headers",
+    "hypothesis",
+}  # fmt: skip
+"""Keys that hold what a person said, typed or is called by: outside ``pii`` their value is never written."""
+
+PROSE_KEYS = frozenset({"event", "error", "detail", "problem", "fix", "exception", "stack", "status"})
+"""Keys whose prose is written by us or by a library."""
+
+MAX_PROSE_WORDS = 3
+"""A value of more words than this under a key outside ``PROSE_KEYS`` may be an utterance, and is withheld."""
+
+_FRAMEWORK_KEYS = frozenset({"_record", "_from_structlog", "exc_info", "logger", "level", "timestamp"})
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_CHATTY = {
+    "alembic": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+}
+
+
+class guard_pii:  # noqa: N801  a structlog processor is used like a function
+    """Processor: drops ``pii`` unless allowed and withholds what only ``pii`` may hold."""
+
+    def __init__(self, *, allowed: bool) -> None:
+        self._allowed = allowed
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        pii = event_dict.pop("pii", None)
+        out = {
+            key: value if key in _FRAMEWORK_KEYS else _guarded(key, value) for key, value in dict(event_dict).items()
+        }
+        if self._allowed and pii is not None:
+            out["pii"] = pii
+        return out
+
+
+def _guarded(key: str, value: Any, depth: int = 0) -> Any:
+    if key.lower() in PII_KEYS:
+        return WITHHELD
+    if isinstance(value, Mapping):
+        return {str(k): _guarded(str(k), v, depth + 1) for k, v in value.items()} if depth < 6 else WITHHELD
+    if isinstance(value, list | tuple | set | frozenset):
+        items = list(value)
+        words = sum(len(item.split()) for item in items if isinstance(item, str))
+        too_many = words > 2 * MAX_PROSE_WORDS and key not in PROSE_KEYS
+        return WITHHELD if too_many or depth >= 6 else [_guarded(key, item, depth + 1) for item in items]
+    if value is None or isinstance(value, bool | int | float) or key in PROSE_KEYS:
+        return value
+    # Anything else is rendered by its repr sooner or later: judge it by its text.
+    text = value if isinstance(value, str) else repr(value)
+    if len(text.split()) > MAX_PROSE_WORDS:
+        return WITHHELD
+    return value if text == mask_digits(text) or not any(ch.isspace() for ch in text) else WITHHELD
+
+
+def configure_logging(level: str, json: bool, pii: bool, stream: TextIO | None = None) -> None:
+    """Route structlog and stdlib logging to ``stream`` (stderr), as JSON lines or as text for people.
+
+    ``level`` is debug, info, warning or error. May be called again; the last call holds.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        guard_pii(allowed=pii),
+    ]
+    renderer: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if json:
+        renderer += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
+    else:
+        colors = (stream or sys.stderr).isatty()
+        # Plain tracebacks: the pretty ones print local variables, and those hold transcripts.
+        renderer += [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = _Handler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=renderer))
+    root = logging.getLogger()
+    root.handlers[:] = [h for h in root.handlers if not isinstance(h, _Handler)] + [handler]
+    root.setLevel(_LEVELS[level])
+    _adopt_libraries()
+
+
+def _adopt_libraries() -> None:
+    for name, level in _CHATTY.items():
+        logging.getLogger(name).setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    access = logging.getLogger("uvicorn.access")
+    access.filters[:] = [f for f in access.filters if not isinstance(f, _AccessFilter)] + [_AccessFilter()]
+    logging.captureWarnings(True)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to whatever ``sys.stderr`` is at the time; a closed pipe must never come back as an error."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._fixed = stream
+        super().__init__(stream or sys.stderr)
+
+    @property
+    def stream(self) -> TextIO:
+        return self._fixed or sys.stderr
+
+    @stream.setter
+    def stream(self, _value: TextIO) -> None:
+        pass
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+class _AccessFilter(logging.Filter):
+    """Takes the query string out of uvicorn's access lines: it may hold anything."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # uvicorn's args: client address, method, path with query string, HTTP version, status.
+        if isinstance(record.args, tuple) and len(record.args) == 5:
+            client, method, path, version, status = record.args
+            record.args = (client, method, str(path).partition("?")[0], version, status)
+        return True
