@@ -1,0 +1,182 @@
+"""What Prometheus is told. One registry per service, so that two in one process (tests, the demo) never mix.
+
+Labels come from closed sets only: never a call, an extension or a word, which would grow without bound and name people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from ivr.lines.base import RegistrationState
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_REACTION_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_STALL_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """All counters of one service. Every method is cheap and is called on the loop."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._judging(self.registry)
+        self._reacting(self.registry)
+        self._running(self.registry)
+        Gauge("firmline_build_info", "Always 1; the version is the label", ["version"], registry=self.registry).labels(
+            version
+        ).set(1)
+
+    def render(self) -> bytes:
+        """The text exposition, of type ``CONTENT_TYPE``."""
+        return generate_latest(self.registry)
+
+    # --- calls and judgement ---
+
+    def _judging(self, registry: CollectorRegistry) -> None:
+        self._calls_live = Gauge("firmline_calls_live", "Calls being heard now", registry=registry)
+        self._legs_live = Gauge("firmline_legs_live", "Tap legs up now", registry=registry)
+        self._calls = Counter("firmline_calls", "Calls begun", registry=registry)
+        self._utterances = Counter(
+            "firmline_utterances",
+            "Utterances decoded; dropped names the guard that discarded one, or is none",
+            ["side", "dropped"],
+            registry=registry,
+        )
+        self._strikes = Counter("firmline_strikes", "Strikes counted", ["track"], registry=registry)
+        self._actions = Counter("firmline_actions", "Actions carried out", ["kind", "result"], registry=registry)
+        self._hotkeys = Counter("firmline_hotkeys", "Keys pressed by people", ["key"], registry=registry)
+
+    def call_began(self) -> None:
+        """A call is being heard."""
+        self._calls.inc()
+        self._calls_live.inc()
+
+    def call_ended(self) -> None:
+        """A call is over."""
+        self._calls_live.dec()
+
+    def leg_up(self) -> None:
+        """A tap leg was answered."""
+        self._legs_live.inc()
+
+    def leg_down(self) -> None:
+        """A tap leg that was up is over."""
+        self._legs_live.dec()
+
+    def utterance(self, side: str, dropped: str | None = None) -> None:
+        """The recogniser is done with one utterance; ``dropped`` names the guard that discarded it."""
+        self._utterances.labels(side, dropped or "none").inc()
+
+    def strike(self, track: str) -> None:
+        """The ladder counted one strike."""
+        self._strikes.labels(track).inc()
+
+    def action(self, kind: str, result: str) -> None:
+        """One action ended; ``result`` is ``done`` or ``failed``."""
+        self._actions.labels(kind, result).inc()
+
+    def hotkey(self, key: str) -> None:
+        """A person pressed a key."""
+        self._hotkeys.labels(key).inc()
+
+    # --- reaction times ---
+
+    def _reacting(self, registry: CollectorRegistry) -> None:
+        steps = (
+            ("firmline_heard_to_decided_seconds", "End of the words to the decision"),
+            ("firmline_decided_to_first_rtp_seconds", "Decision to the first prompt packet"),
+            ("firmline_heard_to_first_rtp_seconds", "End of the words to the first prompt packet"),
+        )
+        self._to_decided, self._to_rtp, self._whole = (
+            Histogram(name, text, ["kind"], buckets=_REACTION_S, registry=registry) for name, text in steps
+        )
+        self._asr_queue = Gauge("firmline_asr_queue", "Segments waiting for the recogniser", registry=registry)
+        self._asr_lag = Histogram(
+            "firmline_asr_lag_seconds", "Segment handed over to transcript back", buckets=_LAG_S, registry=registry
+        )
+        self._asr_decode = Histogram(
+            "firmline_asr_decode_seconds", "Time the recogniser itself took", buckets=_LAG_S, registry=registry
+        )
+
+    def reaction(self, kind: str, heard_ms: int | None, decided_ms: int, first_rtp_ms: int | None) -> None:
+        """One action's times on the call clock; ``heard_ms`` is None when a person asked for it."""
+        if heard_ms is not None:
+            self._to_decided.labels(kind).observe(max(0, decided_ms - heard_ms) / 1000)
+        if first_rtp_ms is not None:
+            self._to_rtp.labels(kind).observe(max(0, first_rtp_ms - decided_ms) / 1000)
+        if heard_ms is not None and first_rtp_ms is not None:
+            self._whole.labels(kind).observe(max(0, first_rtp_ms - heard_ms) / 1000)
+
+    def asr_queue(self, waiting: int) -> None:
+        """How many segments wait for the recogniser now."""
+        self._asr_queue.set(waiting)
+
+    def asr_decoded(self, lag_ms: int, decode_ms: int) -> None:
+        """A transcript came back ``lag_ms`` after its segment was handed over; decoding took ``decode_ms`` of it."""
+        self._asr_lag.observe(max(0, lag_ms) / 1000)
+        self._asr_decode.observe(max(0, decode_ms) / 1000)
+
+    # --- the machine ---
+
+    def _running(self, registry: CollectorRegistry) -> None:
+        self._stall = Histogram(
+            "firmline_loop_stall_seconds", "How late the event loop ran", buckets=_STALL_S, registry=registry
+        )
+        self._stall_max = Gauge("firmline_loop_stall_max_seconds", "Worst stall since the start", registry=registry)
+        self._worst_ms = 0.0
+        self._rtp = Counter("firmline_rtp", "RTP packets and faults by kind", ["what"], registry=registry)
+        self._sip = Counter("firmline_sip", "SIP messages and faults by kind", ["what"], registry=registry)
+        self._spilled = Gauge("firmline_journal_spilled", "Journal rows waiting for the database", registry=registry)
+        self._lost = Gauge("firmline_journal_dropped", "Journal rows lost since the start", registry=registry)
+        self._registration = Gauge(
+            "firmline_registration", "1 for the present registration state", ["state"], registry=registry
+        )
+        self.registration(RegistrationState.UNREGISTERED)
+
+    def loop_stall(self, late_ms: float) -> None:
+        """The event loop ran a tick ``late_ms`` late."""
+        self._stall.observe(late_ms / 1000)
+        if late_ms > self._worst_ms:
+            self._worst_ms = late_ms
+            self._stall_max.set(late_ms / 1000)
+
+    def rtp(self, what: str, count: int = 1) -> None:
+        """``count`` more of ``what`` (``received``, ``sent``, ``lost``, ``malformed``, ...)."""
+        self._rtp.labels(what).inc(count)
+
+    def sip(self, what: str, count: int = 1) -> None:
+        """``count`` more of ``what`` (``invite``, ``malformed``, ``forged_bye``, ...)."""
+        self._sip.labels(what).inc(count)
+
+    def counted_elsewhere(self, name: str, text: str, read: Callable[[], dict[str, int]]) -> None:
+        """Expose totals that an engine already keeps: ``read()`` gives total by kind, each time the page is read."""
+        self.registry.register(_Totals(f"firmline_{name}", text, read))
+
+    def journal(self, spilled: int, dropped: int) -> None:
+        """How many journal rows wait for the database, and how many were lost since the start."""
+        self._spilled.set(spilled)
+        self._lost.set(dropped)
+
+    def registration(self, state: RegistrationState) -> None:
+        """Where we stand with the registrar."""
+        for each in RegistrationState:
+            self._registration.labels(each.value).set(each is state)
+
+
+class _Totals(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], dict[str, int]]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> list[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._text, labels=["what"])
+        for what, total in self._read().items():
+            family.add_metric([what], total)
+        return [family]
+
+    def describe(self) -> list[CounterMetricFamily]:
+        return [CounterMetricFamily(self._name, self._text, labels=["what"])]
