@@ -8,6 +8,7 @@ are not touched by either.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ import structlog
 import ivr
 from audio.endpoint import EndpointOptions
 from audio.prompts import Catalogue
+from audio.vad import VadOptions
 from ivr.api.app import create_app
 from ivr.api.base import Check
 from ivr.api.feed import EventFeed
 from ivr.api.server import ApiServer
-from ivr.asr import AsrPool
+from ivr.asr import AsrOptions, AsrPool
 from ivr.call import CallOptions
 from ivr.calls import Calls
 from ivr.config import Config, resolve_secret
@@ -43,6 +45,9 @@ from policies.pack import Pack
 from policies.types import Side
 
 log = structlog.get_logger("firmline.app")
+
+LAG_FAULT_MS = 5_000
+"""A warning that comes later than this answers words that everybody has forgotten: ops should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +78,45 @@ def load_prompts(config: Config, pack: Pack) -> Catalogue:
         ConfigError: a file is missing or broken, or the pack names a prompt that is not there.
     """
     catalogue = load_catalogue(Path(config.prompts.directory) if config.prompts.directory else None)
-    missing = catalogue.missing(sorted(pack.prompt_names()))
+    missing = catalogue.missing(sorted(pack.spec.prompts.model_dump().values()))
     if missing:
         where = config.prompts.directory or "the shipped catalogue"
         raise ConfigError(f"pack {pack.name}: prompts not found in {where}: {', '.join(missing)}")
     return catalogue
 
 
-def listener_factory(config: Config) -> ListenerFactory:
-    """Builds the ears of one leg."""
-    return ListenerFactory(config)
+def listener_factory(config: Config) -> Callable[[Side], Listener]:
+    """What makes the ears of one leg."""
+    e = config.ears.endpointing
+    options = ListenerOptions(
+        endpoint=EndpointOptions(
+            onset_ms=e.onset_ms,
+            hangover_ms=e.hangover_ms,
+            pre_roll_ms=e.pre_roll_ms,
+            min_speech_ms=e.min_speech_ms,
+            max_utterance_ms=e.max_utterance_ms,
+        ),
+        vad=VadOptions(aggressiveness=e.vad_aggressiveness),
+    )
+    return lambda side: Listener(options, side)
 
 
-class ListenerFactory:
-    """Callable that makes a fresh :class:`Listener` for a side."""
+def asr_options(config: Config) -> AsrOptions:
+    """How the model is run."""
+    return AsrOptions(device=config.ears.device, compute_type=config.ears.compute_type)
 
-    def __init__(self, config: Config) -> None:
-        e = config.ears.endpointing
-        self._options = ListenerOptions(
-            vad_aggressiveness=e.vad_aggressiveness,
-            endpoint=EndpointOptions(
-                onset_ms=e.onset_ms,
-                hangover_ms=e.hangover_ms,
-                pre_roll_ms=e.pre_roll_ms,
-                min_speech_ms=e.min_speech_ms,
-                max_utterance_ms=e.max_utterance_ms,
-            ),
+
+def asr_check(pool: AsrPool) -> Check:
+    """Whether somebody is listening, and how late."""
+    stats = pool.stats()
+    lag = f"oldest waiting {stats.lag_ms} ms" if stats.lag_ms else "no backlog"
+    if stats.workers == 0:
+        return Check("ears", False, "no decoding process is alive; calls go on unheard until one is back")
+    if stats.lag_ms > LAG_FAULT_MS:
+        return Check(
+            "ears", False, f"{stats.queued} segments wait, {lag}: add ears.workers or calls will be heard late"
         )
-
-    def __call__(self, side: Side) -> Listener:
-        return Listener(self._options, side.value)
+    return Check("ears", True, f"{stats.workers} decoding processes, {lag}")
 
 
 def call_options(config: Config) -> CallOptions:
@@ -140,30 +154,22 @@ class App:
         config, loop = self.config, asyncio.get_running_loop()
         self.parts = load_parts(config)
         line_options = config.line.options()
-        self.asr = AsrPool(
-            self.parts.model,
-            workers=config.ears.workers,
-            threads=config.ears.threads,
-            device=config.ears.device,
-            compute_type=config.ears.compute_type,
-        )
+        ears = config.ears
+        self.asr = AsrPool(self.parts.model, ears.workers, ears.threads, options=asr_options(config))
         self._stack.push_async_callback(self.asr.stop)
         await self.asr.start()
         self.journal = Journal(
-            f"sqlite:///{Path(config.journal.path).absolute()}",
+            config.journal.path,
             store_words=config.journal.store_words,
+            retention_s=config.journal.retention_days * 86_400 or None,
         )
         self._stack.callback(self.journal.stop)
         self.journal.start()
-        if config.journal.retention_days:
-            self.journal.prune(config.journal.retention_days * 86_400)
         secret = resolve_secret(config.pbx.control_secret, "pbx.control_secret")
         self.control = DirectControl(config.pbx.control_url or None, secret or None, config.pbx.timeout_ms)
         self._stack.push_async_callback(self.control.stop)
         await self.control.start()
-        world = World(
-            loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to
-        )
+        world = World(loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to)
         self.calls = Calls(world, self._engine, listener_factory(config), call_options(config), self.checks)
         self.calls.on_registration_changed = self._registration
         self.api = ApiServer(create_app(self.calls, self.metrics, self.feed), config.api.host, config.api.port)
@@ -193,11 +199,10 @@ class App:
         """What ``/readyz`` reports."""
         line = self.line.status()
         journal_ok, journal_detail = self.journal.health()
-        asr_ok, asr_detail = self.asr.health()
         problem = self.control.problem()
         return [
             Check("line", line.registration is RegistrationState.REGISTERED, line.detail),
-            Check("ears", asr_ok, asr_detail),
+            asr_check(self.asr),
             Check("journal", journal_ok, journal_detail),
             Check("pbx", problem is None or not self.config.pbx.control_url, problem or "the PBX takes our requests"),
         ]

@@ -74,8 +74,8 @@ TABLE: Mapping[tuple[Phase, Happening], Phase] = {
 class CallOptions:
     """Per-call settings, already validated.
 
-    ``linger_ms``: how long a call without legs keeps its rung. ``endings`` maps each ending the pack may ask for to
-    the order in which to try (the first that the PBX confirms wins; nothing confirmed = the call goes on).
+    ``linger_ms``: how long a call without legs keeps its rung. ``echo_tail_ms``: how long after a prompt what is heard
+    may still be its echo. ``no_audio_ms``: silence of RTP after which somebody is told.
     """
 
     transcribe_agent: bool = False
@@ -156,7 +156,7 @@ class CallCore:
         leg = next((leg for leg in self._legs.values() if leg.id == leg_id), None)
         if leg is None or self.phase is Phase.ENDED:
             return self._flush()
-        for heard in leg.listener.split(now_ms):
+        for heard in leg.listener.finish(now_ms):
             self._heard(leg, heard, now_ms)
         del self._legs[leg.side]
         if not self._legs:
@@ -190,7 +190,7 @@ class CallCore:
         return self._flush()
 
     def transcribed(self, token: int, transcript: Transcript, now_ms: int) -> list[fx.Effect]:
-        """A transcript is ready. Words reach the policy in the order in which they were spoken, whoever decoded first."""
+        """A transcript is ready. Words reach the policy in the order in which they were spoken."""
         if token in self._pending:
             self._pending[token].transcript = transcript
         while self._pending:
@@ -274,7 +274,7 @@ class CallCore:
         return self._flush()
 
     def ended(self, kind: EndKind | None, detail: str, now_ms: int) -> list[fx.Effect]:
-        """The PBX confirmed an ending (``kind``), or none of the attempts succeeded (``None``): then the call goes on."""
+        """The PBX confirmed an ending (``kind``), or no attempt succeeded (``None``): then the call goes on."""
         if self.phase is Phase.ENDED:
             return []
         self._ending = False
@@ -313,7 +313,9 @@ class CallCore:
                 self._heard(leg, heard, now_ms)
             if not leg.silence_told and (leg.last_frame_ms or leg.up_ms) + self.options.no_audio_ms <= now_ms:
                 leg.silence_told = True
-                self._signal(now_ms, "no_audio", f"no audio from the {leg.side.value} leg: check RTP between PBX and us")
+                self._signal(
+                    now_ms, "no_audio", f"no audio from the {leg.side.value} leg: check RTP between PBX and us"
+                )
         if self._echo_until_ms is not None and self._echo_until_ms <= now_ms:
             self._echo_until_ms = None
             self._mark_over_prompt(False, now_ms)
@@ -350,7 +352,7 @@ class CallCore:
                 if self._ending:
                     return
                 self._ending = True
-                self._out.append(fx.End((action.kind, *action.fallbacks), action.why, action.heard_ms, now_ms))
+                self._out.append(fx.End(self._attempts(action.kind), action.why, action.heard_ms, now_ms))
             case pol.PauseAgent():
                 self._out.append(fx.PauseAgent(action.why))
             case pol.Notify():
@@ -363,6 +365,11 @@ class CallCore:
                 self._journal(JournalEvent.SIGNAL, now_ms, {"action": "countdown_stopped", "why": action.why})
             case pol.Record():
                 self._journal(JournalEvent(action.event), now_ms, action.data)
+
+    def _attempts(self, kind: EndKind) -> tuple[EndKind, ...]:
+        """The ending asked for, then the pack's fallbacks if it is the pack's own ending."""
+        ending = self.engine.pack.spec.ending
+        return (kind, *ending.fallbacks) if kind is ending.kind else (kind,)
 
     def _timing(self, play: fx.Play, **more: Any) -> dict[str, Any]:
         heard = None if play.heard_ms is None else play.heard_ms - self.started_ms
@@ -387,9 +394,10 @@ class CallCore:
         self._out.append(fx.Tell(Audience.SUPERVISOR, text))
 
     def _finish(self, why: str, now_ms: int) -> None:
+        rung = self.engine.rung.value
         self.engine.hear(pol.CallEnded(why), now_ms)
         self.phase = Phase.ENDED
-        self._journal(JournalEvent.CALL_ENDED, now_ms, {"why": why, "rung": str(self.engine.rung)})
+        self._journal(JournalEvent.CALL_ENDED, now_ms, {"why": why, "rung": rung})
         self._out.append(fx.Finished(why))
 
     def _move(self, happening: Happening) -> None:

@@ -150,7 +150,7 @@ class Calls:
             call_ref=core.call_ref,
             agent_ext=core.agent_ext,
             state=core.phase.value,
-            rung=str(engine.rung),
+            rung=engine.rung.value,
             armed=engine.armed,
             strikes=engine.strikes,
             started_at=session.started_at,
@@ -158,7 +158,7 @@ class Calls:
             legs=core.leg_sides,
             playing=core.playing,
             countdown_ms=None if deadline is None else max(0, deadline - now_ms),
-            mode=str(engine.pack.mode),
+            mode=engine.pack.spec.mode.value,
         )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from ivr.api.base import Check
-from ivr.app import load_prompts
+from ivr.app import asr_options, load_prompts
 from ivr.asr import AsrPool
 from ivr.config import Config, resolve_secret
 from ivr.errors import FirmlineError
@@ -38,22 +38,22 @@ def _pack_and_prompts(config: Config) -> Check:
     except FirmlineError as exc:
         return Check("policy", False, str(exc))
     where = config.prompts.directory or "shipped"
-    return Check("policy", True, f"pack {pack.version}, mode {pack.mode}, {len(catalogue)} prompts ({where})")
+    return Check("policy", True, f"pack {pack.version}, mode {pack.spec.mode}, {len(catalogue)} prompts ({where})")
 
 
 async def _model(config: Config) -> Check:
     ears = config.ears
     try:
         model = resolve_model(ears.model, offline=ears.offline)
-        pool = AsrPool(model, workers=1, threads=ears.threads, device=ears.device, compute_type=ears.compute_type)
+        pool = AsrPool(model, 1, ears.threads, options=asr_options(config))
         try:
             await pool.start()
-            detail = pool.health()[1]
+            about = ", ".join(f"{k} {v}" for k, v in pool.about.items() if v)
         finally:
             await pool.stop()
     except FirmlineError as exc:
         return Check("ears", False, str(exc))
-    return Check("ears", True, f"{model.name} from {model.source} ({model.path}); {detail}")
+    return Check("ears", True, f"{model.name} from {model.source} ({model.path}); {about}")
 
 
 def _journal(config: Config) -> Check:

@@ -13,7 +13,7 @@ import click
 
 from ivr.cli import Context, cli, shared_options
 from ivr.config import Config
-from ivr.errors import ConfigError, FirmlineError, WavError
+from ivr.errors import FirmlineError, WavError
 
 Wavs = click.argument("wavs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="WAV...")
 
@@ -144,7 +144,7 @@ def transcribe(context: Context, wavs: tuple[Path, ...], as_json: bool, realtime
         else:
             click.echo(result["text"])
     if failed:
-        raise FirmlineError("some recordings could not be read")
+        raise SystemExit(1)
 
 
 @cli.command()
@@ -191,7 +191,7 @@ def replay(context: Context, wavs: tuple[Path, ...], pack_name: str | None, as_j
             draw(rows, plot, title=wav.name)
             click.echo(f"timeline written to {plot}", err=True)
     if failed:
-        raise FirmlineError("some recordings could not be read")
+        raise SystemExit(1)
 
 
 @cli.group()
@@ -217,35 +217,30 @@ def prompts_list(context: Context) -> None:
 
 
 @prompts.command("render")
-@click.argument("texts", required=False, type=click.Path(path_type=Path), metavar="[TEXTS.yaml]")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for the WAV files.")
-@click.option("--voice", type=click.Path(path_type=Path), help="A Piper voice (.onnx); default: the shipped one.")
+@click.argument("out", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option("--voice", type=click.Path(path_type=Path), help="A Piper voice (.onnx).  [default: the shipped voice]")
 @shared_options
 @click.pass_obj
-def prompts_render(context: Context, texts: Path | None, out: Path, voice: Path | None) -> None:
-    """Render prompts from texts (name: text), filling in {agent}, {company} and {followup} from the config.
+def prompts_render(context: Context, out: Path, voice: Path | None) -> None:
+    """Render the texts of FOLDER/catalogue.yaml (without one: the shipped texts) to WAV files in FOLDER.
 
-    Needs `pip install 'firmline[tts]'`; never runs during a call. Set prompts.directory to the folder afterwards.
+    {agent}, {company} and {followup} are filled in from the `prompts` settings. What is up to date is left alone. Needs
+    `pip install 'firmline[tts]'`; never runs during a call. Set prompts.directory to FOLDER afterwards.
 
     \b
     Example:
-      firmline prompts render mine.yaml -o /etc/firmline/prompts
+      firmline prompts render /etc/firmline/prompts
     """
-    from ivr.prompt_render import default_texts, render_prompts
-    from ivr.prompts import load_texts
+    from ivr.prompt_render import default_texts, render_prompts, texts_of
 
     settings = context.config().prompts
-    wanted = default_texts() if texts is None else load_texts(texts)
     written = render_prompts(
-        wanted,
+        texts_of(out) if (out / "catalogue.yaml").exists() else default_texts(),
         out,
         voice=voice,
         agent=settings.agent,
         company=settings.company,
         followup=settings.followup,
-        progress=lambda name: click.echo(f"rendering {name}", err=True),
+        progress=lambda line: click.echo(line, err=True),
     )
-    click.echo(f"{len(written)} files written to {out}; set prompts.directory: {out}")
-
-
-__all__ = ["ConfigError"]
+    click.echo(f"{len(written)} files written; to use them, set prompts.directory: {out}")

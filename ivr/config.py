@@ -92,8 +92,8 @@ class LineConfig(Section):
         room = (self.rtp_port_high - self.rtp_port_low + 1) // 2
         if room < self.max_legs:
             raise ValueError(
-                f"rtp_port_low {self.rtp_port_low} to rtp_port_high {self.rtp_port_high} holds {max(room, 0)} legs (two "
-                f"ports each), max_legs is {self.max_legs}: widen the range or lower max_legs"
+                f"rtp_port_low {self.rtp_port_low} to rtp_port_high {self.rtp_port_high} holds {max(room, 0)} legs "
+                f"(two ports each), max_legs is {self.max_legs}: widen the range or lower max_legs"
             )
         return self
 
@@ -233,7 +233,9 @@ def load_config(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name one with -c, or start from the config.yaml in the repo") from None
+        raise ConfigError(
+            f"{path}: no such file; name one with -c, or start from the config.yaml in the repo"
+        ) from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
     return parse_config(text, str(path))

@@ -1,4 +1,4 @@
-"""What a call's core asks of the world: plain frozen data, so that a live session and a replay carry out the same list."""
+"""What a call's core asks of the world: plain frozen data, so a live session and a replay carry out the same list."""
 
 from __future__ import annotations
 

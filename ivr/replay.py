@@ -11,6 +11,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from audio.prompts import Catalogue
@@ -127,16 +128,15 @@ class Replay:
         for effect in effects:
             match effect:
                 case fx.Transcribe():
-                    transcript, token = self._decoder.decode(effect.segment), effect.token
-                    self._later(now_ms + DECODE_MS, lambda t, k=token, tr=transcript: core.transcribed(k, tr, t))
+                    transcript = self._decoder.decode(effect.segment)
+                    self._later(now_ms + DECODE_MS, partial(core.transcribed, effect.token, transcript))
                 case fx.Play():
                     self._start(effect, now_ms)
                 case fx.StopPlaying() if self._play is not None:
                     play, self._play = self._play, None
-                    self._later(now_ms, lambda t, k=play.token: core.prompt_done(k, False, "stopped", t))
+                    self._later(now_ms, partial(core.prompt_done, play.token, False, "stopped"))
                 case fx.End():
-                    kind = effect.attempts[0]
-                    self._later(now_ms + CONFIRM_MS, lambda t, k=kind: core.ended(k, "simulated", t))
+                    self._later(now_ms + CONFIRM_MS, partial(core.ended, effect.attempts[0], "simulated"))
                     self._line(now_ms, "action", self._ending(effect))
                 case fx.PauseAgent():
                     self._line(now_ms, "action", {"action": "pause_agent", "why": effect.why})
@@ -152,7 +152,7 @@ class Replay:
         core, starts_ms = self._core, now_ms + PROMPT_LEAD_MS
         self._play = play
         self._later(starts_ms, lambda t: core.prompt_started(play.token, t, t))
-        self._later(starts_ms + self._catalogue.duration_ms(play.prompt), lambda t: self._played(play, t))
+        self._later(starts_ms + self._catalogue.duration_ms(play.prompt), partial(self._played, play))
 
     def _played(self, play: fx.Play, now_ms: int) -> list[fx.Effect]:
         if self._play is not play:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ivr.app import call_options, listener_factory, load_prompts
-from ivr.asr import SyncAsr
-from ivr.config import Config
+from ivr.asr import AsrOptions, SyncAsr
+from ivr.config import Config, EarsConfig
 from ivr.judge import load_pack
 from ivr.models import resolve_model
 from ivr.recordings import load_recording
@@ -18,8 +18,9 @@ from policies.engine import Engine
 
 
 @lru_cache(maxsize=1)
-def _decoder(model: str, offline: bool, threads: int, device: str, compute_type: str) -> SyncAsr:
-    return SyncAsr(resolve_model(model, offline=offline), threads=threads, device=device, compute_type=compute_type)
+def _decoder(ears: EarsConfig) -> SyncAsr:
+    options = AsrOptions(device=ears.device, compute_type=ears.compute_type)
+    return SyncAsr(resolve_model(ears.model, offline=ears.offline), ears.threads, options=options)
 
 
 def replay_file(config: Config, path: Path, pack_name: str | None = None) -> Iterator[dict[str, Any]]:
@@ -33,12 +34,9 @@ def replay_file(config: Config, path: Path, pack_name: str | None = None) -> Ite
     recording = load_recording(path)
     pack = load_pack(pack_name or config.policy.pack)
     catalogue = load_prompts(config, pack)
-    ears = config.ears
-    decoder = _decoder(ears.model, ears.offline, ears.threads, ears.device, ears.compute_type)
+    decoder = _decoder(config.ears)
     engine = Engine(pack)
-    yield from Replay(
-        recording, engine, listener_factory(config), decoder, catalogue, call_options(config)
-    ).lines()
+    yield from Replay(recording, engine, listener_factory(config), decoder, catalogue, call_options(config)).lines()
 
 
 def replay_text(row: dict[str, Any]) -> str:

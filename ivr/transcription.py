@@ -8,7 +8,7 @@ from typing import Any
 
 from audio.types import Pcm, Segment, Transcript
 from audio.wavio import frames
-from ivr.app import listener_factory
+from ivr.app import asr_options, listener_factory
 from ivr.asr import SyncAsr
 from ivr.clock import monotonic_ms, wait_until_ms
 from ivr.config import Config
@@ -16,9 +16,6 @@ from ivr.errors import WavError
 from ivr.models import resolve_model
 from ivr.recordings import load_recording
 from policies.types import Side
-
-FLUSH_MS = 3_000
-"""After the last sample the listener is told that this much time has passed, which ends any running utterance."""
 
 
 def transcribe_files(config: Config, paths: Sequence[Path], *, realtime: bool) -> Iterator[dict[str, Any] | WavError]:
@@ -28,12 +25,7 @@ def transcribe_files(config: Config, paths: Sequence[Path], *, realtime: bool) -
         ModelError: no speech model.
     """
     ears = config.ears
-    decoder = SyncAsr(
-        resolve_model(ears.model, offline=ears.offline),
-        threads=ears.threads,
-        device=ears.device,
-        compute_type=ears.compute_type,
-    )
+    decoder = SyncAsr(resolve_model(ears.model, offline=ears.offline), ears.threads, options=asr_options(config))
     for path in paths:
         try:
             recording = load_recording(path)
@@ -58,7 +50,7 @@ def _hear(config: Config, channel: Pcm, rate_hz: int, decoder: SyncAsr, *, realt
         if realtime:
             wait_until_ms(began_ms + now_ms)
         yield from _decode(listener.hear(frame, now_ms), decoder)
-    yield from _decode(listener.on_deadline(now_ms + FLUSH_MS), decoder)
+    yield from _decode(listener.finish(now_ms), decoder)
 
 
 def _decode(heard: Sequence[object], decoder: SyncAsr) -> Iterator[Transcript]:
