@@ -7,14 +7,17 @@ Takes plain data and WAV bytes; whoever reads files (``ivr.prompts``) hands over
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from audio.loudness import active_speech_level_dbov
+import numpy as np
+
+from audio.loudness import FULL_SCALE, active_speech_level_dbov
 from audio.resample import resample
-from audio.types import Pcm
+from audio.types import PTIME_MS, Pcm
 from audio.wavio import Recording
 
 RATES_HZ = (8000, 16000)
@@ -39,8 +42,8 @@ PLACEHOLDERS = ("agent", "company", "followup")
 
 MAX_DURATION_MS = 60_000
 """A longer prompt is a mistake (hold music, a whole announcement): the caller could not be answered meanwhile."""
-SILENCE_DBOV = -55.0
-"""An active level under this is no audible voice on a telephone line."""
+SILENCE_DBOV = -50.0
+"""A recording whose loudest 20 ms are under this is no audible voice on a telephone line."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _BRACED = re.compile(r"\{([^{}]*)\}")
@@ -168,9 +171,16 @@ def build_prompt(entry: PromptEntry, recordings: Mapping[int, Recording], source
         samples.flags.writeable = False
         samples_by_rate[rate_hz] = samples
     prompt = Prompt(entry.name, entry.text, MappingProxyType(samples_by_rate), entry.purpose, entry.side, source)
-    if prompt.level_dbov < SILENCE_DBOV:
+    if _loudest_dbov(samples_by_rate[RATES_HZ[0]], RATES_HZ[0]) < SILENCE_DBOV:
         raise BadPrompt(f"prompt `{entry.name}`: the recording holds nothing audible")
     return prompt
+
+
+def _loudest_dbov(samples: Pcm, rate_hz: int) -> float:
+    """Power of the loudest 20 ms: quicker than the active speech level, and enough to know silence."""
+    size = rate_hz * PTIME_MS // 1000
+    whole = np.pad(samples, (0, -len(samples) % size)).astype(np.float64) / FULL_SCALE
+    return 10 * math.log10(float(np.max(np.mean(whole.reshape(-1, size) ** 2, axis=1))) + 1e-12)
 
 
 def _check_recording(name: str, recording: Recording) -> None:
