@@ -12,10 +12,10 @@ from typing import NamedTuple
 from audio.dtmf import DtmfReceiver, KeyPress
 from audio.g711 import RATE_HZ, Law, decode
 from audio.types import AudioFrame
+from ivr.assembler import FrameAssembler
 from ivr.jitter import Released, ReorderBuffer
 from ivr.latch import Address, SourceLatch
 from ivr.rtp_packet import Refused, RtpPacket, parse, timestamp_delta
-from ivr.assembler import FrameAssembler
 
 Heard = AudioFrame | KeyPress
 
@@ -48,10 +48,14 @@ class Inbound:
         return self.order.resyncs + self.assembler.resyncs + self.ssrc_changes
 
     def configure(
-        self, signalled: Address, laws: Mapping[int, Law], event_payload_type: int | None, receives: bool
+        self, signalled: Address | None, laws: Mapping[int, Law], event_payload_type: int | None, receives: bool
     ) -> None:
-        """Take what signalling agreed; called again after each re-INVITE. State survives, so that a hold is a pause."""
-        self.latch.expect(signalled)
+        """Take what signalling agreed; called again after each re-INVITE. State survives, so that a hold is a pause.
+
+        ``signalled`` is ``None`` when the SDP named no usable address (a hold by 0.0.0.0): media has not moved then.
+        """
+        if signalled is not None:
+            self.latch.expect(signalled)
         self._laws = dict(laws)
         self._event_payload_type = event_payload_type
         self._receives = receives

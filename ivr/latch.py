@@ -23,7 +23,7 @@ class SourceLatch:
         self._left: Address | None = None
         self._latched: Address | None = None
         self._rank = _OTHER
-        self._heard_ms = 0
+        self._heard_ms = self._since_ms = 0
 
     @property
     def source(self) -> Address | None:
@@ -42,11 +42,13 @@ class SourceLatch:
         """Whether a valid packet from ``source`` is the peer's; latches to it when it may."""
         if source == self._latched:
             self._heard_ms = now_ms
+            if self._rank == _MOVED_AWAY and now_ms - self._since_ms >= SILENT_MS:
+                self._rank = _OTHER  # nothing came from elsewhere: only the address in the SDP moved, behind a NAT
             return True
         rank = self._rank_of(source)
         if self._latched is not None and rank <= self._rank and now_ms - self._heard_ms < SILENT_MS:
             return False
-        self._latched, self._rank, self._heard_ms = source, rank, now_ms
+        self._latched, self._rank, self._heard_ms, self._since_ms = source, rank, now_ms, now_ms
         return True
 
     def _rank_of(self, source: Address) -> int:

@@ -173,9 +173,9 @@ class MediaStream:
         with self._lock:
             if self._closed:
                 return
-            moved = remote != self._remote
-            self._remote, self._why_silent = remote, why
-            self._in.configure((ip, port), laws, telephone_event_pt, direction in _RECEIVING)
+            moved = remote is not None and remote != self._remote
+            self._remote, self._why_silent = remote or self._remote, why
+            self._in.configure(remote, laws, telephone_event_pt, direction in _RECEIVING)
             self._out.configure(None if why else next(iter(laws.items())), moved, now_ns)
             if why:
                 self._end_playback(why)
