@@ -125,7 +125,14 @@ class CallEnded:
     why: str = ""
 
 
-Event = Utterance | Conduct | Hotkey | PromptStarted | PromptDone | CallEnded
+@dataclass(frozen=True, slots=True)
+class EndingFailed:
+    """The PBX could not carry out an ``EndCall``, nor any fallback: the human call goes on."""
+
+    why: str = ""
+
+
+Event = Utterance | Conduct | Hotkey | PromptStarted | PromptDone | EndingFailed | CallEnded
 
 # --- between ----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,85 @@
+"""Packs from disk, and one line judged: the pure part of ``firmline judge``.
+
+A pack is named (``standard``: shipped with Firmline) or given as a file. ``extends:`` is looked for beside the file
+that says it, then among the shipped packs.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ivr.errors import ConfigError
+from policies.pack import Pack, load
+from policies.verdict import judge
+from policies.yamltext import MAX_CHARS, YamlError
+
+
+def shipped_packs() -> tuple[str, ...]:
+    """Names of the packs that come with Firmline."""
+    folder = resources.files("policies") / "packs"
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_pack(name_or_path: str | Path) -> Pack:
+    """The pack called so, or in that file, with everything that it extends.
+
+    Raises:
+        ConfigError: no such pack or file, unreadable, or not valid; one ``file:line: key: ...`` a problem.
+    """
+    try:
+        source, text = _find(str(name_or_path))
+        return load(text, source, _read)
+    except LookupError as exc:
+        raise ConfigError(str(exc.args[0])) from exc
+    except YamlError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+def judge_line(text: str, pack: Pack) -> dict[str, Any]:
+    """One utterance in the JSON form of ``firmline judge``."""
+    verdict = judge(text, pack)
+    return {
+        "text": text,
+        "category": verdict.category.value,
+        "severity": verdict.severity,
+        "directed": verdict.directed,
+        "strike": verdict.strike,
+        "confidence": verdict.confidence,
+        "why": list(verdict.why),
+    }
+
+
+def _find(name: str) -> tuple[str, str]:
+    if name in shipped_packs():
+        return _shipped(name)
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return _file(path)
+    known = ", ".join(shipped_packs())
+    raise LookupError(f"no pack called {name!r}; shipped packs: {known}; or give the path of a .yaml file")
+
+
+def _read(name: str, asked_by: str | None) -> tuple[str, str]:
+    if asked_by is not None:
+        beside = Path(asked_by).parent / f"{name}.yaml"
+        if not asked_by.startswith("policies/packs/") and beside.is_file():
+            return _file(beside)
+    return _find(name)
+
+
+def _shipped(name: str) -> tuple[str, str]:
+    file = resources.files("policies") / "packs" / f"{name}.yaml"
+    return f"policies/packs/{name}.yaml", file.read_text(encoding="utf-8")
+
+
+def _file(path: Path) -> tuple[str, str]:
+    try:
+        if path.stat().st_size > 4 * MAX_CHARS:
+            raise LookupError(f"{path}: the file is too large for a pack (at most {MAX_CHARS:,} characters)")
+        return str(path), path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise LookupError(f"{path}: not a text file in UTF-8") from exc
+    except OSError as exc:
+        raise LookupError(f"{path}: cannot be read: {exc.strerror}") from exc
