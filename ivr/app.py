@@ -8,102 +8,33 @@ are not touched by either.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
 import ivr
-from audio.endpoint import EndpointOptions
-from audio.prompts import Catalogue
-from audio.vad import VadOptions
 from ivr.api.app import create_app
 from ivr.api.base import Check
 from ivr.api.feed import EventFeed
 from ivr.api.server import ApiServer
-from ivr.asr import AsrOptions, AsrPool
-from ivr.call import CallOptions
+from ivr.asr import AsrPool
 from ivr.calls import Calls
 from ivr.config import Config, resolve_secret
-from ivr.errors import ConfigError
-from ivr.judge import load_pack
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
-from ivr.listener import Listener, ListenerOptions
 from ivr.metrics import Metrics
-from ivr.models import ResolvedModel, resolve_model
+from ivr.parts import asr_options, call_options, listener_factory, load_parts
 from ivr.pbx.direct import DirectControl
-from ivr.prompts import load_catalogue
 from ivr.session import World
 from ivr.stall import StallMeter
 from ivr.store import Journal
 from ivr.types import JournalRow
 from policies.engine import Engine
-from policies.pack import Pack
-from policies.types import Side
 
 log = structlog.get_logger("firmline.app")
 
 LAG_FAULT_MS = 5_000
 """A warning that comes later than this answers words that everybody has forgotten: ops should know."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a config resolves to without opening a socket: shared by ``run``, ``check`` and ``replay``."""
-
-    pack: Pack
-    catalogue: Catalogue
-    model: ResolvedModel
-
-
-def load_parts(config: Config) -> Parts:
-    """Pack, prompts and model, each checked.
-
-    Raises:
-        ConfigError: pack or prompts cannot be used, or the pack names a prompt that the catalogue lacks.
-        ModelError: no speech model.
-    """
-    pack = load_pack(config.policy.pack)
-    catalogue = load_prompts(config, pack)
-    return Parts(pack, catalogue, resolve_model(config.ears.model, offline=config.ears.offline))
-
-
-def load_prompts(config: Config, pack: Pack) -> Catalogue:
-    """The catalogue, holding every prompt that ``pack`` may ask for.
-
-    Raises:
-        ConfigError: a file is missing or broken, or the pack names a prompt that is not there.
-    """
-    catalogue = load_catalogue(Path(config.prompts.directory) if config.prompts.directory else None)
-    missing = catalogue.missing(sorted(pack.spec.prompts.model_dump().values()))
-    if missing:
-        where = config.prompts.directory or "the shipped catalogue"
-        raise ConfigError(f"pack {pack.name}: prompts not found in {where}: {', '.join(missing)}")
-    return catalogue
-
-
-def listener_factory(config: Config) -> Callable[[Side], Listener]:
-    """What makes the ears of one leg."""
-    e = config.ears.endpointing
-    options = ListenerOptions(
-        endpoint=EndpointOptions(
-            onset_ms=e.onset_ms,
-            hangover_ms=e.hangover_ms,
-            pre_roll_ms=e.pre_roll_ms,
-            min_speech_ms=e.min_speech_ms,
-            max_utterance_ms=e.max_utterance_ms,
-        ),
-        vad=VadOptions(aggressiveness=e.vad_aggressiveness),
-    )
-    return lambda side: Listener(options, side)
-
-
-def asr_options(config: Config) -> AsrOptions:
-    """How the model is run."""
-    return AsrOptions(device=config.ears.device, compute_type=config.ears.compute_type)
 
 
 def asr_check(pool: AsrPool) -> Check:
@@ -117,15 +48,6 @@ def asr_check(pool: AsrPool) -> Check:
             "ears", False, f"{stats.queued} segments wait, {lag}: add ears.workers or calls will be heard late"
         )
     return Check("ears", True, f"{stats.workers} decoding processes, {lag}")
-
-
-def call_options(config: Config) -> CallOptions:
-    """Per-call settings."""
-    return CallOptions(
-        transcribe_agent=config.ears.transcribe_agent,
-        echo_tail_ms=config.prompts.echo_tail_ms,
-        no_audio_ms=config.ears.no_audio_ms,
-    )
 
 
 class App:

@@ -6,7 +6,6 @@ import asyncio
 import socket
 
 from ivr.api.base import Check
-from ivr.app import asr_options, load_prompts
 from ivr.asr import AsrPool
 from ivr.config import Config, resolve_secret
 from ivr.errors import FirmlineError
@@ -14,6 +13,7 @@ from ivr.judge import load_pack
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
+from ivr.parts import asr_options, load_prompts
 
 REGISTER_WAIT_S = 6.0
 """Long enough for a challenge and a few retransmissions (RFC 3261 timer E), short enough for a person."""

@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ivr.app import call_options, listener_factory, load_prompts
 from ivr.asr import AsrOptions, SyncAsr
 from ivr.config import Config, EarsConfig
 from ivr.judge import load_pack
 from ivr.models import resolve_model
+from ivr.parts import call_options, listener_factory, load_prompts
 from ivr.recordings import load_recording
 from ivr.replay import Replay
 from policies.engine import Engine
@@ -48,5 +48,6 @@ def replay_text(row: dict[str, Any]) -> str:
         note = f"  [{rest['dropped']}]" if rest.get("dropped") else ""
         note += "  [over our prompt]" if rest.get("over_prompt") else ""
         return f"{t_s:8.2f}  {rest['side']:<7} {rest['words']}{note}"
-    what = " ".join(str(rest[k]) for k in ("action", "prompt", "kind", "track", "rung", "to") if rest.get(k))
-    return f"{t_s:8.2f}  {event:<7} {what}  {rest.get('why', '')}".rstrip()
+    what = " ".join(str(rest[k]) for k in ("action", "prompt", "kind", "track", "to") if rest.get(k))
+    why = rest.get("why", "")
+    return f"{t_s:8.2f}  {event:<7} {what}  {why if isinstance(why, str) else '; '.join(why)}".rstrip()

@@ -14,6 +14,8 @@ from typing import Any
 from ivr.errors import ConfigError, FirmlineError
 
 LANES = {"agent": 0, "caller": 1, "strike": 2, "rung": 3, "action": 4}
+DETAIL = ("side", "track", "to", "action", "prompt", "kind")
+"""What the table under the drawing shows of a row, besides its words and reasons."""
 COLOURS = {"agent": "#9aa5b1", "caller": "#3e6fb0", "strike": "#c0572c", "rung": "#7a5195", "action": "#2f7d6b"}
 
 
@@ -56,6 +58,7 @@ def _figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
         _draw_row(axes, row)
     axes.set_yticks(list(LANES.values()), list(LANES))
     axes.set_ylim(-0.6, len(LANES) - 0.2)
+    axes.set_xlim(0, max((row["t_ms"] for row in rows), default=1_000) / 1000)
     axes.set_xlabel("seconds into the call")
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(axis="x", alpha=0.25)
@@ -75,7 +78,7 @@ def _draw_row(axes: Any, row: dict[str, Any]) -> None:
         return
     if event not in LANES:
         return
-    label = str(row.get("prompt") or row.get("rung") or row.get("track") or row.get("action") or "")
+    label = str(row.get("prompt") or (event == "rung" and row.get("to")) or row.get("track") or row.get("action") or "")
     axes.plot([t_s], [LANES[event]], marker="v", color=COLOURS[event], markersize=9)
     axes.annotate(label, (t_s, LANES[event] + 0.18), fontsize=7.5, rotation=20, ha="left")
 
@@ -84,7 +87,7 @@ def _page(title: str, svg: str, rows: Sequence[dict[str, Any]]) -> str:
     body = []
     for row in rows:
         words = row.get("words") or row.get("why") or ""
-        detail = " ".join(str(row[k]) for k in ("side", "track", "rung", "action", "prompt", "kind") if row.get(k))
+        detail = " ".join(str(row[k]) for k in DETAIL if row.get(k))
         cells = (
             f"{row['t_ms'] / 1000:.2f}",
             row["event"],

@@ -8,12 +8,12 @@ from typing import Any
 
 from audio.types import Pcm, Segment, Transcript
 from audio.wavio import frames
-from ivr.app import asr_options, listener_factory
 from ivr.asr import SyncAsr
 from ivr.clock import monotonic_ms, wait_until_ms
 from ivr.config import Config
 from ivr.errors import WavError
 from ivr.models import resolve_model
+from ivr.parts import asr_options, listener_factory
 from ivr.recordings import load_recording
 from policies.types import Side
 
