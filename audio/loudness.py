@@ -24,7 +24,7 @@ LEAD_MS = 10
 """Kept before the first sound: the first packet of a prompt is already voice, and no plosive loses its edge."""
 TAIL_MS = 100
 _EDGE_MS = 5
-_SOUND_UNDER_LEVEL_DB = 35.0
+_SOUND_UNDER_LEVEL_DB = 30.0
 """A 5 ms stretch counts as sound down to this far under the active level: lower than any voiced onset, above the
 breath noise that a voice model puts around a sentence."""
 
@@ -94,8 +94,8 @@ def levelled(
     return out
 
 
-def trimmed(samples: Pcm, rate_hz: int) -> Pcm:
-    """The clip from 10 ms before its first sound to 100 ms after its last (silence is added where it is short).
+def voice_span_ms(samples: Pcm, rate_hz: int) -> tuple[int, int]:
+    """Where the first sound begins and the last one ends, in whole 5 ms.
 
     Raises:
         ValueError: the clip is silent.
@@ -107,16 +107,31 @@ def trimmed(samples: Pcm, rate_hz: int) -> Pcm:
     whole = np.pad(samples, (0, -len(samples) % size)).astype(np.float64) / FULL_SCALE
     power = np.mean(whole.reshape(-1, size) ** 2, axis=1)
     loud = np.flatnonzero(power > 10 ** ((level - _SOUND_UNDER_LEVEL_DB) / 10))
+    return int(loud[0]) * _EDGE_MS, (int(loud[-1]) + 1) * _EDGE_MS
+
+
+def trimmed(samples: Pcm, rate_hz: int, span_ms: tuple[int, int] | None = None) -> Pcm:
+    """The clip from 10 ms before its first sound to 100 ms after its last (silence is added where it is short).
+
+    Args:
+        samples: shape ``(n,)``.
+        rate_hz: their rate.
+        span_ms: what ``voice_span_ms`` said of the same clip at another rate, so that both come out alike.
+
+    Raises:
+        ValueError: the clip is silent.
+    """
+    first_ms, last_ms = span_ms or voice_span_ms(samples, rate_hz)
+    first, last = first_ms * rate_hz // 1000, last_ms * rate_hz // 1000
     lead, tail = rate_hz * LEAD_MS // 1000, rate_hz * TAIL_MS // 1000
-    first, last = int(loud[0]) * size, (int(loud[-1]) + 1) * size
     start, end = max(0, first - lead), min(len(samples), last + tail)
     out = samples[start:end].astype(np.float64)
-    fade = min(size, len(out))
     # Shorter than the lead, so the onset itself is untouched.
+    fade = min(rate_hz * _EDGE_MS // 1000, len(out))
     out[:fade] *= np.linspace(0.0, 1.0, fade)
     out[len(out) - fade :] *= np.linspace(1.0, 0.0, fade)
     padded = np.pad(out, (max(0, lead - first), max(0, last + tail - len(samples))))
-    return np.rint(padded).astype(np.int16)
+    return np.asarray(np.rint(padded), dtype=np.int16)
 
 
 def _envelope(signal: Floats, rate_hz: int) -> Floats:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from audio.loudness import levelled, trimmed
+from audio.loudness import levelled, trimmed, voice_span_ms
 from audio.prompts import RATES_HZ, fill
 from audio.resample import resample
 from audio.types import Pcm
-from audio.wavio import BadWav, read_wav, write_wav
+from audio.wavio import BadWav, Recording, read_wav, write_wav
 from ivr.errors import ConfigError, FirmlineError
 from ivr.prompts import (
     CATALOGUE_FILE,
@@ -219,14 +219,18 @@ def _render_one(name: str, text: str, piper: Path, voice: Voice, timeout_s: floa
         _run_piper(name, text, wav, piper, voice, timeout_s)
         try:
             recording = read_wav(wav.read_bytes(), f"what Piper made of `{name}`")
-            samples, from_hz = recording.channels[0] // _HEADROOM, recording.rate_hz
-            return {rate: write_wav(_finished(samples, from_hz, rate), rate) for rate in RATES_HZ}
+            return {rate: write_wav(samples, rate) for rate, samples in _finished(recording).items()}
         except (BadWav, ValueError, OSError) as exc:
             raise RenderError(f"prompt `{name}`: Piper gave no usable sound: {exc}") from exc
 
 
-def _finished(samples: Pcm, from_hz: int, to_hz: int) -> Pcm:
-    return levelled(trimmed(resample(samples, from_hz, to_hz), to_hz), to_hz)
+def _finished(recording: Recording) -> dict[int, Pcm]:
+    """The clip at each rate, cut at the same places: an ``s`` at either end may be heard in the wide band alone."""
+    samples = recording.channels[0] // _HEADROOM
+    clips = {rate: resample(samples, recording.rate_hz, rate) for rate in RATES_HZ}
+    spans = [voice_span_ms(clip, rate) for rate, clip in clips.items()]
+    span_ms = (min(first for first, _ in spans), max(last for _, last in spans))
+    return {rate: levelled(trimmed(clip, rate, span_ms), rate) for rate, clip in clips.items()}
 
 
 def _run_piper(name: str, text: str, wav: Path, piper: Path, voice: Voice, timeout_s: float) -> None:

@@ -82,9 +82,8 @@ def test_shipped_prompt_sound_is_level_whole_and_prompt(catalogue: Catalogue, na
     samples = catalogue.samples(name, rate_hz)
     assert active_speech_level_dbov(samples, rate_hz) == pytest.approx(-22.0, abs=0.15)
     assert peak_db(samples) < -3.0
-    ptime = rate_hz // 50
-    first_packet = samples[:ptime].astype(float) / 32768
-    assert 10 * math.log10(np.mean(first_packet**2)) > -57
+    first_packet = (samples[: rate_hz // 50].astype(float) / 32768).reshape(4, -1)
+    assert 10 * math.log10(np.max(np.mean(first_packet**2, axis=1))) > -53
     ending = np.abs(samples[-rate_hz * 80 // 1000 :].astype(int))
     assert ending.max() < 400
     assert abs(int(samples[0])) < 20 and abs(int(samples[-1])) < 20
@@ -95,11 +94,9 @@ def test_shipped_prompt_narrow_band_is_the_wide_band_one(catalogue: Catalogue, n
     """The 8 kHz file is the 16 kHz one without what a telephone cannot carry: same take, same timing, no alias."""
     narrow = catalogue.samples(name, 8000).astype(float)
     again = resample(catalogue.samples(name, 16000), 16000, 8000).astype(float)
-    n = min(len(narrow), len(again))
-    assert abs(len(narrow) - len(again)) < 0.03 * 8000
-    # The two are trimmed and levelled apart, so they may differ by some samples and a little gain.
-    shifts = [np.corrcoef(narrow[200 + k : n - 200 + k], again[200 : n - 200])[0, 1] for k in range(-160, 161)]
-    assert max(shifts) > 0.98
+    assert len(narrow) == len(again)
+    # They were levelled apart, so they may differ by a little gain.
+    assert np.corrcoef(narrow, again)[0, 1] > 0.995
 
 
 def test_shipped_texts_name_behaviour_and_what_comes_next() -> None:
@@ -111,7 +108,7 @@ def test_shipped_texts_name_behaviour_and_what_comes_next() -> None:
     assert "we will end this call" in texts["final_warning"]
     assert "supervisor" in texts["closing_transfer"]
     assert "{followup}" in texts["closing_hangup"]
-    assert all(choice in texts["closing_menu"] for choice in ("carry on", "called back", "supervisor", "complain"))
+    assert all(choice in texts["closing_menu"] for choice in ("carry on", "call back", "supervisor", "complain"))
     assert "will not cut you off" in texts["crisis_reassurance"]
     assert "automatic system" in texts["notice"]
 
@@ -252,7 +249,7 @@ def test_load_catalogue_prompt_given_twice_is_not_guessed(tmp_path: Path) -> Non
     ("yaml", "says"),
     [
         ("prompts:\n  warning:\n    text: Hello {agnet}.\n", ":3: prompts.warning.text: unknown placeholder `{agnet}`"),
-        ("prompts:\n  warning:\n    txt: Hello.\n", ":3: prompts.warning.txt: unknown key; did you mean `text`?"),
+        ("prompts:\n  warning:\n    txt: Hello.\n", ":3: prompts.warning.txt: unknown key"),
         ("prompts:\n  warning:\n    text: 5\n", ":3: prompts.warning.text: "),
         ("prompts:\n  warning:\n    text: Hi.\n    side: agent\n", ":4: prompts.warning.side: "),
         ("placeholders: {agents: Sam}\n", ":1: placeholders.agents"),
