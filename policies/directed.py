@@ -195,6 +195,8 @@ def _subject_of(before: list[str], hit: Hit, verb: str, right: list[str]) -> Dir
     subject = before[at] if at >= 0 else ""
     if verb == "not" and subject != "you":
         return Direction(Aim.DENIED, 0.7, "denied in the same breath")
+    if subject == "you" and verb in ("were", "was") and at > 0 and before[at - 1] == "if":
+        return Direction(Aim.DENIED, 0.7, "only supposed")
     if subject == "you" and verb != "is":
         if verb == "not":
             return Direction(Aim.DENIED, 0.8, "says that you are not so")
@@ -227,9 +229,16 @@ def _vocative(tokens: Sequence[Token], hit: Hit, left: list[str], right: list[st
         return Direction(Aim.LISTENER, 0.8 if pause else 0.72 if alone else 0.7, "calls out to the listener")
     if left[-1] in _LEADING_IN and len(left) <= 6:
         return Direction(Aim.LISTENER, 0.7, "calls out to the listener")
+    if len(left) > 1 and left[-2] == "you" and left[-1] not in _PLACE | _BE | _ADVERBS:
+        return Direction(Aim.LISTENER, 0.75, "calls the listener so (you ...)")
+    if hit.entry.profane and left[-1] not in _PLACE | _BE | _NO_CALL and len(left) <= 6:
+        return Direction(Aim.LISTENER, 0.6, "calls out to the listener")
     return nobody
 
 
+_NO_CALL = _set(
+    "like and or poor lucky silly old have has had get got was called call employ hire hired mr mrs miss name"
+)
 _SOMEBODY = _set(
     "he she they who somebody someone everyone people customers him her them mum dad husband wife boss colleague"
 )

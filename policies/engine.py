@@ -207,6 +207,8 @@ class Engine:
             return "a prompt is being played"
         if state.quiet_until_ms is not None and heard.start_ms < state.quiet_until_ms:
             return "within the grace time of the last prompt"
+        if verdict.severity < self._pack.track(track).min_severity:
+            return "too mild to count under this pack"
         if verdict.confidence < self._pack.track(track).min_confidence:
             return "not sure enough to count"
         return None

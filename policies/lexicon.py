@@ -3,9 +3,9 @@
 Owns: the pattern syntax and the matching. Never: whom a word is aimed at (``directed``) or what follows (``verdict``).
 
 Whole tokens are matched, so that Scunthorpe and cocktail are safe by construction. A pattern is words with
-``(a|b c)`` for one of, ``[a|b]`` for one of or none, ``<name>`` for one of a pack's set, ``_`` for any one word and
-``..`` for up to two. No automaton library: on tokens a graph of dicts is as fast, and it
-knows sets, gaps and wildcards without spelling out every combination.
+``(a|b c)`` for one of, ``[a|b]`` for one of or none, ``<name>`` for one of a pack's set, ``_`` for any one word,
+``..`` for up to two, ``^`` and ``$`` for the edges of a clause. No automaton library: on tokens a graph of
+dicts is as fast, and it knows sets, gaps and wildcards without spelling out every combination.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from policies.types import Category
 MAX_FORMS = 1_000
 """Most word sequences that one alternative in brackets may stand for."""
 MAX_WORDS = 16
+_SIGNS = frozenset({"_", "^", "$"})
 
 
 class Form(StrEnum):
@@ -90,7 +91,7 @@ class Lexicon:
                     words.update(itertools.chain.from_iterable(piece))
                 if len(pieces) == 1 and (entry.profane or entry.form is Form.SWEAR):
                     masked += [form[0] for form in pieces[0] if len(form) == 1]
-        self.vocabulary = Vocabulary(words - {"_"}, masked)
+        self.vocabulary = Vocabulary(words - _SIGNS, masked)
 
     def tokens(self, text: str) -> list[Token]:
         """``text`` as canonical tokens, odd spellings resolved by this lexicon's words."""
@@ -99,7 +100,8 @@ class Lexicon:
     def find(self, tokens: Sequence[Token]) -> list[Hit]:
         """Every entry that stands, in order of place; harmless idioms void what they cover, longest match wins."""
         words = [t.text for t in tokens]
-        found = [hit for at in range(len(words)) for hit in self._at(words, at)]
+        edges = [bool(t.lead) for t in tokens] + [True]
+        found = [hit for at in range(len(words)) for hit in self._at(words, edges, at)]
         longest_mask: dict[int, int] = {}
         for hit in found:
             if hit.entry.category is Category.CIVIL:
@@ -120,8 +122,10 @@ class Lexicon:
             for word, nodes in node.next.items():
                 self._first.setdefault(word, []).extend(nodes)
 
-    def _at(self, words: Sequence[str], at: int) -> Iterator[Hit]:
+    def _at(self, words: Sequence[str], edges: Sequence[bool], at: int) -> Iterator[Hit]:
         stack = [(node, at + 1) for key in (words[at], "_") for node in self._first.get(key, ())]
+        if edges[at]:
+            stack += [(node, at) for node in self._first.get("^", ())]
         seen: set[tuple[int, int]] = set()
         while stack:
             start, i = stack.pop()
@@ -131,6 +135,8 @@ class Lexicon:
                 seen.add((id(node), i))
                 for entry in node.ends:
                     yield Hit(entry, at, i)
+                if edges[i]:
+                    stack += [(n, i) for n in node.next.get("$", ())]
                 if i < len(words):
                     stack += [(n, i + 1) for key in (words[i], "_") for n in node.next.get(key, ())]
 
@@ -185,7 +191,7 @@ def _pieces(pattern: str, key: str, sets: Mapping[str, Sequence[str]], *, plural
     pieces = [_piece(found, pattern, key, sets) for found in _PIECE.finditer(pattern)]
     longest = sum(max(map(len, piece)) for piece in pieces)
     shortest = sum(min(map(len, piece)) for piece in pieces)
-    if not shortest or longest > MAX_WORDS or all(set(form) <= {"_"} for piece in pieces for form in piece):
+    if not shortest or longest > MAX_WORDS or all(set(form) <= _SIGNS for piece in pieces for form in piece):
         raise PatternError(key, f"{pattern!r} must stand for 1 to {MAX_WORDS} words, not only wildcards")
     if plural and (last := pieces[-1][0]) != ("_",) and len(pieces[-1]) == 1:
         pieces[-1].append((*last[:-1], _plural(last[-1])))
@@ -204,8 +210,8 @@ def _piece(found: re.Match[str], pattern: str, key: str, sets: Mapping[str, Sequ
         return _alternatives(found["one"], key, sets)
     if found["maybe"] is not None:
         return [(), *_alternatives(found["maybe"], key, sets)]
-    if found["word"] == "_":
-        return [("_",)]
+    if found["word"] in ("_", "^", "$"):
+        return [(found["word"],)]
     return [(), ("_",), ("_", "_")] if found["word"] == ".." else [words_of(found["word"])]
 
 

@@ -174,7 +174,7 @@ def _four(word: str) -> str:
     return "*" * max(1, 4 - letters)
 
 
-_LETTER_WORDS: Mapping[str, str] = {"u": "you", "r": "are"}
+_LETTER_WORDS: Mapping[str, str] = {"u": "you", "r": "are", "re": "are"}
 
 
 def _letters(tokens: list[Token]) -> list[Token]:
@@ -186,6 +186,6 @@ def _letters(tokens: list[Token]) -> list[Token]:
         near = [tokens[j].text for j in (i - 1, i + 1) if 0 <= j < len(tokens)]
         if any(len(t) == 1 and t not in ("u", "r", "i", "a") for t in near) or any(t.isdigit() for t in near):
             continue
-        if token.text == "u" or "u" in near:
+        if token.text == "u" or {"u", "you"} & set(near[:1]):
             out[i] = replace(token, text=_LETTER_WORDS[token.text])
     return out

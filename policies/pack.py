@@ -77,6 +77,7 @@ class TrackSpec(_Model):
     steps: tuple[Step, ...] = Field(default=(), max_length=12)
     climbs: Climb = Climb.SHARED
     min_strikes: int = Field(default=2, ge=1, le=20)
+    min_severity: int = Field(default=0, ge=0, le=3)
     min_confidence: Share = 0.5
     end_confidence: Share = 0.7
     spacing_ms: int = Field(default=0, ge=0, le=3_600_000)
@@ -271,10 +272,13 @@ class Pack:
         """The track that counts ``category`` under this pack, or ``None``."""
         return next((name for name, track in self.spec.tracks.items() if category in track.categories), None)
 
-    def is_person(self, category: Category) -> bool:
-        """Whether ``category`` counts toward the shared person tracks."""
+    def is_person(self, category: Category, severity: int) -> bool:
+        """Whether a finding of ``category`` so severe counts toward the shared person tracks."""
         name = self.track_of(category)
-        return name is not None and self.track(name).climbs is Climb.SHARED
+        if name is None:
+            return False
+        track = self.track(name)
+        return track.climbs is Climb.SHARED and severity >= track.min_severity
 
     def track(self, name: str) -> TrackSpec:
         """The track called ``name``."""

@@ -66,7 +66,7 @@ def judge(text: str, pack: Pack) -> Verdict:
     if worst.directed and severity and severity < 3 and any(f.category is Category.OBSCENITY for f in findings):
         severity += 1
     confidence = _together([f for f in findings if f.category is worst.category])
-    strike = pack.is_person(worst.category) and (worst.directed or worst.category not in _PERSONAL)
+    strike = pack.is_person(worst.category, severity) and (worst.directed or worst.category not in _PERSONAL)
     return Verdict(
         text,
         worst.category,
@@ -104,7 +104,7 @@ def _unaimed(hit: Hit, found: Direction) -> Category:
         return Category.CIVIL
     if hit.entry.profane:
         return Category.OBSCENITY
-    if found.aim is Aim.SELF or hit.entry.form is Form.PHRASE:
+    if found.aim in (Aim.SELF, Aim.NOBODY) or hit.entry.form is Form.PHRASE:
         return Category.CIVIL
     return Category.VENTING
 
