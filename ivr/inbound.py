@@ -58,6 +58,9 @@ class Inbound:
             self.latch.expect(signalled)
         self._laws = dict(laws)
         self._event_payload_type = event_payload_type
+        if receives and not self._receives:  # what went by meanwhile was not lost
+            self.order.restart()
+            self.assembler.restart_at_next()
         self._receives = receives
 
     def hear(self, datagram: bytes | bytearray | memoryview, source: Address, now_ns: int) -> list[Heard]:
@@ -75,11 +78,11 @@ class Inbound:
             # From our own peer it still takes a place in the sequence (comfort noise, say), so it is no loss.
             if source != self.latch.source or packet.ssrc != self._ssrc:
                 return []
-        if not self._receives:
-            self.unwanted += 1
-            return []
         if not self.latch.accept(source, now_ns // 1_000_000):
             self.foreign += 1
+            return []
+        if not self._receives:
+            self.unwanted += 1
             return []
         return self._in_order(packet, now_ns, known)
 

@@ -270,11 +270,13 @@ class MediaStream:
             frames, keys = list(self._frames), list(self._keys)
             self._frames.clear()
             self._keys.clear()
-        if frames:
-            self._sink.on_frames(frames)
-        for key in keys:
-            if not self._closed:  # the sink may have closed us
-                self._sink.on_dtmf(key.digit, key.t_ms)
+        try:
+            if frames:
+                self._sink.on_frames(frames)
+        finally:  # a sink that stumbles over audio still learns of the keys
+            for key in keys:
+                if not self._closed:  # the sink may have closed us
+                    self._sink.on_dtmf(key.digit, key.t_ms)
 
     def service(self, now_ns: int) -> int | None:
         """Pacer thread: send what is due. Returns when the next packet is."""
@@ -339,4 +341,4 @@ def _usable_remote(ip: str, port: int) -> tuple[Address | None, str]:
         return None, "the call is on hold (media address 0.0.0.0)"
     if not 0 < port < 65536:
         return None, "the peer refused media (port 0)"
-    return (ip, port), ""
+    return (str(address), port), ""

@@ -153,10 +153,15 @@ def test_hold_hears_nothing_and_resume_hears_again() -> None:
     assert stream.hear(voice(1), PEER, 40 * MS) == []
     assert stream.unwanted == 1
     stream.configure(PEER, LAWS, 101, receives=True)
-    assert len(frames(stream.hear(voice(500), PEER, 10_020 * MS))) == 0
-    deadline_ns = stream.next_deadline_ns()
-    assert deadline_ns is not None
-    assert [frame.t_ms for frame in frames(stream.on_deadline(deadline_ns))] == [10_000]
+    assert [frame.t_ms for frame in frames(stream.hear(voice(500), PEER, 10_020 * MS))] == [10_000]
+    assert (stream.order.lost, stream.resyncs) == (0, 0)
+
+
+def test_source_is_latched_though_its_packets_are_unwanted() -> None:
+    """A peer behind NAT that we only speak to is answered where it sends from."""
+    stream = inbound(receives=False)
+    stream.hear(voice(0), ("203.0.113.9", 1), 20 * MS)
+    assert stream.latch.source == ("203.0.113.9", 1)
 
 
 def test_hold_by_the_null_address_does_not_move_media() -> None:
