@@ -274,7 +274,9 @@ class SipLeg:
     def hear_info(self, inbound: Inbound) -> None:
         """RFC 2976 with its two DTMF bodies, which some PBXs send in place of RFC 4733."""
         message = inbound.message
-        if message.first("info-package") is not None:
+        if self.dialog.state not in ANSWERED and self.dialog.state not in UNANSWERED:
+            self._host.respond(inbound, 481)
+        elif message.first("info-package") is not None:
             self._host.respond(inbound, 469, headers=[("Recv-Info", "")])
         elif not message.body:
             self._host.respond(inbound, 200)
