@@ -20,6 +20,8 @@ from audio.wavio import write_wav
 from ivr.demo.stack import FRAME_BYTES, RATE_HZ, Dialog, Extension, PhoneError, Stack
 
 _SILENCE = bytes(FRAME_BYTES)
+_STRETCH_GAP_FRAMES = 75
+"""Pauses of up to 1.5 s belong to one stretch: a prompt with its own pauses stays whole."""
 SPEECH_DBOV = -45.0
 """A frame louder than this is sound: telephone speech is near -26 dBov, mu-law idle noise below -70."""
 
@@ -53,10 +55,39 @@ class Tape:
         return path
 
 
+class Earful:
+    """Keeps only what was sound, in stretches, so that minutes of silence on many legs cost nothing."""
+
+    def __init__(self) -> None:
+        self.started_ms: int | None = None
+        self.stretches: list[tuple[int, list[bytes]]] = []
+        """Each with its offset in ms from the beginning."""
+        self._frames = 0
+        self._quiet = _STRETCH_GAP_FRAMES
+
+    def put(self, frame: bytes | None, now_ms: int) -> None:
+        """Append one tick's frame; ``None`` is silence."""
+        if self.started_ms is None:
+            self.started_ms = now_ms
+        loud = frame is not None and frame != _SILENCE and is_sound(frame)
+        self._quiet = 0 if loud else self._quiet + 1
+        if loud and (not self.stretches or self._quiet_before_exceeded()):
+            self.stretches.append((self._frames * PTIME_MS, []))
+        if self._quiet < _STRETCH_GAP_FRAMES and self.stretches:
+            self.stretches[-1][1].append(frame or _SILENCE)
+        self._frames += 1
+
+    def _quiet_before_exceeded(self) -> bool:
+        offset_ms, frames = self.stretches[-1]
+        return offset_ms // PTIME_MS + len(frames) < self._frames
+
+
 class Phone:
     """One softphone, one call at a time. ``auto_answer`` phones pick up by themselves; a busy phone refuses."""
 
     def __init__(self, stack: Stack, extension: Extension, *, auto_answer: bool, keep: bool) -> None:
+        self.earful: Earful | None = None
+        """Set it to keep what is heard in stretches, with or without ``keep``."""
         self.name = extension.user
         self.uri = extension.uri
         self.heard = Tape()
@@ -81,7 +112,7 @@ class Phone:
         """A phone at ``stack.uri(name)``. ``keep=False`` records nothing. Raises :class:`PhoneError`."""
         extension = await stack.extension(name)
         phone = cls(stack, extension, auto_answer=auto_answer, keep=keep)
-        extension.on_incoming(phone._on_incoming)
+        extension.on_incoming(phone.take)
         return phone
 
     async def dial(self, uri: str, headers: Mapping[str, str] | None = None, timeout_s: float = 10.0) -> None:
@@ -128,12 +159,18 @@ class Phone:
             with self._lock:
                 self._waiters = [w for w in self._waiters if w is not waiter]
 
+    def rewind(self) -> None:
+        """Start both recordings anew; for between calls."""
+        self.heard = Tape()
+        self.said = Tape()
+
     async def hang_up(self) -> None:
         """End the call; harmless when there is none."""
         if self._dialog is not None:
             await self._dialog.hang_up()
 
-    def _on_incoming(self, dialog: Dialog) -> None:
+    def take(self, dialog: Dialog) -> None:
+        """An incoming call: answered by an auto-answer phone, left ringing by another, refused when busy."""
         if self._dialog is not None:
             self._stack.refuse(dialog)
             return
@@ -181,6 +218,8 @@ class Phone:
         if self._keep:
             self.heard.put(heard, now_ms)
             self.said.put(said, now_ms)
+        if self.earful is not None:
+            self.earful.put(heard, now_ms)
         quiet = self._listen(heard)
         if finished or quiet:
             self._loop.call_soon_threadsafe(_resolve_all, finished, quiet, True)

@@ -30,9 +30,13 @@ LOOPBACK = "127.0.0.1"
 
 _MAX_BUFFERED_FRAMES = 3
 """60 ms: more would be delay that never goes away, less turns scheduling jitter into gaps."""
+_PRIME_BYTES = 2 * FRAME_BYTES
+"""Sound starts once two frames wait, in and out, so that a late tick takes the spare one and leaves no gap."""
+_SILENCE = bytes(FRAME_BYTES)
 _READ_BYTES = 32768
 _MAX_CATCH_UP_TICKS = 50
 _COMMAND_CEILING_S = 5.0
+_BACKGROUND_CEILING_S = 1.0
 _MAX_EARLY = 256
 
 log = logging.getLogger(__name__)
@@ -79,6 +83,24 @@ class MediaClock:
         with self._lock:
             self._ticks = [t for t in self._ticks if t != tick]
 
+    async def pause(self, ms: int) -> None:
+        """Wait ``ms`` of media time: what a person does between two sentences, counted in frames."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        left = -(-ms // PTIME_MS)
+
+        def count(_now_ms: int) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                loop.call_soon_threadsafe(_finish, done)
+
+        self.add(count)
+        try:
+            await done
+        finally:
+            self.remove(count)
+
     def _run(self) -> None:
         period_ns = PTIME_MS * 1_000_000
         due_ns = monotonic_ns() + period_ns
@@ -95,6 +117,11 @@ class MediaClock:
             due_ns += period_ns
 
 
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class Dialog:
     """One SIP call of ours, either direction, with its audio as 20 ms frames.
 
@@ -105,6 +132,7 @@ class Dialog:
         self._call = call
         self._baresip = baresip
         self._fifo = bytearray()
+        self._flowing = False
         self.headers: Mapping[str, str] = {k.lower(): v for k, v in call.headers.items()}
         self.peer: str = call.peer or ""
         self.up = asyncio.Event()
@@ -187,8 +215,10 @@ class Dialog:
         excess = len(self._fifo) - _MAX_BUFFERED_FRAMES * FRAME_BYTES
         if excess > 0:
             del self._fifo[: excess + excess % 2]
-        if len(self._fifo) < FRAME_BYTES:
+        if len(self._fifo) < (FRAME_BYTES if self._flowing else _PRIME_BYTES):
+            self._flowing = False
             return None
+        self._flowing = True
         frame = bytes(self._fifo[:FRAME_BYTES])
         del self._fifo[:FRAME_BYTES]
         return frame
@@ -199,8 +229,11 @@ class Dialog:
             return False
         try:
             audio = self._call.audio
-            if audio.info().tx_buffered >= _MAX_BUFFERED_FRAMES * FRAME_BYTES:
+            waiting = audio.info().tx_buffered
+            if waiting >= _MAX_BUFFERED_FRAMES * FRAME_BYTES:
                 return False
+            if waiting == 0:
+                audio.write(_SILENCE)
             return bool(audio.write(frame) == len(frame))
         except self._baresip.BaresipError:
             return False
@@ -266,13 +299,19 @@ class Stack:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.clock.stop)
-        await asyncio.gather(*(dialog.hang_up() for dialog in list(self._dialogs)), *self._tasks)
-        with contextlib.suppress(self._baresip.BaresipError):
-            await self._runtime.close()
+        try:
+            await asyncio.gather(*(dialog.hang_up() for dialog in list(self._dialogs)))
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_BACKGROUND_CEILING_S)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.to_thread(self.clock.stop)
+            with contextlib.suppress(self._baresip.BaresipError):
+                await self._runtime.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` in the background; closing the stack waits for it. A fault is logged."""
+        """Run ``work`` in the background; closing the stack gives it a second. A fault is logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)

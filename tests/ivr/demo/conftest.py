@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from ivr.demo.exchange import Exchange, ExchangeEvent, ExchangeEventKind
-from ivr.demo.stack import Stack
+from ivr.demo.phones import Phone
+from ivr.demo.stack import Dialog, Stack
 
+OpenTaps = Callable[[], Awaitable[dict[str, Phone]]]
 WaitFor = Callable[[ExchangeEventKind], Awaitable[ExchangeEvent]]
 
 
@@ -42,3 +44,22 @@ def wait_for(exchange: Exchange) -> WaitFor:
         return event
 
     return wait
+
+
+@pytest.fixture
+def open_taps(stack: Stack, exchange: Exchange) -> OpenTaps:
+    """Stand-ins for Firmline behind one address: a phone for each leg, by side once it has been offered."""
+    taps: dict[str, Phone] = {}
+
+    async def open_taps() -> dict[str, Phone]:
+        extension = await stack.extension("firmline")
+
+        def offer(dialog: Dialog) -> None:
+            taps[dialog.headers["x-firmline-side"]] = phone = Phone(stack, extension, auto_answer=True, keep=True)
+            phone.take(dialog)
+
+        extension.on_incoming(offer)
+        exchange.firmline_uri = extension.uri
+        return taps
+
+    return open_taps

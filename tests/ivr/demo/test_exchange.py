@@ -19,6 +19,7 @@ from ivr.demo.stack import RATE_HZ, PhoneError, Stack
 
 pytestmark = pytest.mark.sip
 
+OpenTaps = Callable[[], Awaitable[dict[str, Phone]]]
 WaitFor = Callable[[Kind], Awaitable[ExchangeEvent]]
 CALLER_HZ, AGENT_HZ, TAP_HZ, TARGET_HZ = 400.0, 700.0, 1100.0, 1500.0
 
@@ -37,10 +38,11 @@ def tone_ms(tape: Tape, hz: float) -> int:
 
 
 class Room:
-    """A caller, an agent at 201, a supervisor at 900 and two tap phones behind one address."""
+    """A caller, an agent at 201, a supervisor at 900 and a tap phone for each leg."""
 
-    def __init__(self, stack: Stack, exchange: Exchange) -> None:
+    def __init__(self, stack: Stack, exchange: Exchange, open_taps: OpenTaps) -> None:
         self.stack = stack
+        self._open_taps = open_taps
         self.exchange = exchange
         self.taps: dict[str, Phone] = {}
 
@@ -51,21 +53,7 @@ class Room:
         self.number = await self.exchange.add_extension("201", self.agent.uri)
         await self.exchange.add_extension("900", self.supervisor.uri)
         if tapped:
-            await self._open_taps()
-
-    async def _open_taps(self) -> None:
-        # One address, two legs: a phone takes one call, so the second leg goes to the second phone behind it.
-        first, second = [await Phone.create(self.stack, name, auto_answer=False) for name in ("tap-a", "tap-b")]
-        extension = await self.stack.extension("firmline")
-
-        def offer(dialog: object) -> None:
-            phone = first if not first.headers else second
-            phone.auto_answer = True
-            phone._on_incoming(dialog)  # type: ignore[arg-type]
-            self.taps[phone.headers["x-firmline-side"]] = phone
-
-        extension.on_incoming(offer)
-        self.exchange.firmline_uri = extension.uri
+            self.taps = await self._open_taps()
 
     async def connect(self, wait_for: WaitFor) -> str:
         await self.caller.dial(self.number)
@@ -79,9 +67,9 @@ class Room:
 
 
 @pytest.fixture
-def room(stack: Stack, exchange: Exchange) -> Room:
+def room(stack: Stack, exchange: Exchange, open_taps: OpenTaps) -> Room:
     """Not opened yet."""
-    return Room(stack, exchange)
+    return Room(stack, exchange, open_taps)
 
 
 async def settle(*phones: Phone) -> None:
