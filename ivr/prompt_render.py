@@ -66,17 +66,21 @@ class Voice:
 
 def default_texts() -> dict[str, str]:
     """Texts of the shipped catalogue by name, placeholders still open."""
-    return texts_of(shipped_directory())
+    prompts = read_catalogue_text(shipped_directory() / CATALOGUE_FILE).prompts
+    return {name: prompt.text for name, prompt in prompts.items()}
 
 
 def texts_of(directory: Path) -> dict[str, str]:
-    """Texts of a folder's ``catalogue.yaml`` by name, placeholders still open.
+    """Texts to render into a folder, by name: those of its ``catalogue.yaml``, or the shipped ones where it has none.
+
+    A ``catalogue.yaml`` with placeholders alone means the shipped texts with those values.
 
     Raises:
         ConfigError: as ``ivr.prompts.read_catalogue_text``.
     """
-    prompts = read_catalogue_text(directory / CATALOGUE_FILE).prompts
-    return {name: prompt.text for name, prompt in prompts.items()}
+    own = directory / CATALOGUE_FILE
+    prompts = read_catalogue_text(own).prompts if own.exists() else {}
+    return {name: prompt.text for name, prompt in prompts.items()} or default_texts()
 
 
 def render_prompts(
@@ -93,8 +97,8 @@ def render_prompts(
 ) -> list[Path]:
     """Render ``texts`` (name -> text) to ``out_dir/8000/NAME.wav`` and ``out_dir/16000/NAME.wav``.
 
-    Skips what is up to date, and WAVs that somebody else put there. Blank ``agent``, ``company`` and ``followup`` mean
-    the neutral wording. Blocks for about a second a prompt.
+    Skips what is up to date, and WAVs that somebody else put there. A blank ``agent``, ``company`` or ``followup`` is
+    what ``out_dir/catalogue.yaml`` says, else the neutral wording. Blocks for two or three seconds a prompt.
 
     Args:
         texts: what to say, with placeholders.
@@ -113,7 +117,7 @@ def render_prompts(
         RenderError: Piper is missing, failed or took too long, or the folder cannot be written.
     """
     say = progress or (lambda _: None)
-    spoken = _spoken_texts(texts, {"agent": agent, "company": company, "followup": followup})
+    spoken = _spoken_texts(texts, {"agent": agent, "company": company, "followup": followup}, out_dir)
     executable = piper or _find_piper()
     chosen = _find_voice(voice)
     manifest = read_manifest(out_dir)
@@ -130,8 +134,12 @@ def render_prompts(
         raise RenderError(f"{out_dir}: cannot be written: {exc.strerror or exc}") from exc
 
 
-def _spoken_texts(texts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    values = neutral_values() | {name: value for name, value in given.items() if value.strip()}
+def _spoken_texts(texts: Mapping[str, str], given: Mapping[str, str], out_dir: Path) -> dict[str, str]:
+    values = neutral_values()
+    own = out_dir / CATALOGUE_FILE
+    if own.exists():
+        values |= read_catalogue_text(own).values()
+    values |= {name: value for name, value in given.items() if value.strip()}
     spoken, problems = {}, []
     for name, text in texts.items():
         try:

@@ -20,7 +20,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from audio.prompts import (
-    PLACEHOLDERS,
     RATES_HZ,
     BadPrompt,
     Catalogue,
@@ -62,6 +61,10 @@ class CatalogueText(BaseModel):
     def entries(self) -> dict[str, PromptEntry]:
         """The prompts as plain data, placeholders still open."""
         return {n: PromptEntry(n, p.text, p.purpose, p.side) for n, p in self.prompts.items()}
+
+    def values(self) -> dict[str, str]:
+        """The placeholders' values by name."""
+        return {str(name): value for name, value in self.placeholders.items()}
 
 
 class RenderedPrompt(BaseModel):
@@ -246,13 +249,12 @@ def _spoken(entry: PromptEntry, digests: dict[str, str], manifest: Manifest, tex
     rendered = manifest.prompts.get(entry.name)
     if rendered and digests and all(rendered.sha256.get(rate) == digest for rate, digest in digests.items()):
         return rendered.spoken
-    return fill(entry.text, neutral_values() | dict(text.placeholders)) if entry.text else ""
+    return fill(entry.text, neutral_values() | text.values()) if entry.text else ""
 
 
 def neutral_values() -> dict[str, str]:
     """The shipped values of the placeholders."""
-    values = read_catalogue_text(shipped_directory() / CATALOGUE_FILE).placeholders
-    return {name: values[name] for name in PLACEHOLDERS}  # type: ignore[index]
+    return read_catalogue_text(shipped_directory() / CATALOGUE_FILE).values()
 
 
 def sha256(data: bytes) -> str:

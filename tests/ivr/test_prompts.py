@@ -18,7 +18,7 @@ import pytest
 
 from audio.g711 import Law, decode, encode
 from audio.loudness import active_speech_level_dbov, peak_db
-from audio.prompts import DEFAULT_NAMES, RATES_HZ, Catalogue, fill
+from audio.prompts import DEFAULT_NAMES, PLACEHOLDERS, RATES_HZ, Catalogue, fill, text_problem
 from audio.resample import resample, to_float
 from audio.types import Pcm
 from audio.wavio import read_wav, write_wav
@@ -337,6 +337,17 @@ def test_render_prompts_result_is_loaded_with_its_words(tmp_path: Path, voice: P
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
 
 
+def test_render_prompts_placeholder_values_setting_over_folder_over_neutral(
+    tmp_path: Path, voice: Path, speaker: Path
+) -> None:
+    """A value from the settings wins over the folder's own, which wins over the neutral wording."""
+    out = tmp_path / "own"
+    write_atomically(out / "catalogue.yaml", b"placeholders: {agent: Kim, company: Acme}")
+    text = {"lunch": "{agent} of {company}. {followup}"}
+    render_prompts(text, out, voice=voice, agent="Sam", piper=speaker)
+    assert (tmp_path / "said").read_text().strip() == f"Sam of Acme. {neutral_values()['followup']}"
+
+
 def test_render_prompts_up_to_date_is_skipped(tmp_path: Path, voice: Path, speaker: Path) -> None:
     """A second run does nothing; a changed text, a changed voice or a lost file is rendered again, and only that."""
     out = tmp_path / "own"
@@ -425,8 +436,8 @@ def test_render_prompts_without_piper_says_what_to_install(
     tmp_path: Path, voice: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the extra the message is the command that installs it."""
-    monkeypatch.setattr(prompt_render.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(prompt_render.shutil, "which", lambda _: None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(RenderError, match=r"pip install 'firmline\[tts\]'"):
         render_prompts(TEXTS, tmp_path / "own", voice=voice)
     with pytest.raises(RenderError, match=r"Piper is not there.*pip install 'firmline\[tts\]'"):
@@ -469,10 +480,19 @@ def test_read_manifest_damaged_is_as_if_it_were_not_there(tmp_path: Path) -> Non
     assert load_catalogue(tmp_path).duration_ms("warning") == 600
 
 
-def test_texts_of_folder_are_what_render_takes(tmp_path: Path) -> None:
-    """An operator's catalogue.yaml gives the texts to render, and only those."""
+def test_texts_of_folder_are_its_own_or_the_shipped_ones(tmp_path: Path) -> None:
+    """An operator's texts are rendered and only those; a folder that names none gets the shipped ones."""
+    assert texts_of(tmp_path) == default_texts()
+    (tmp_path / "catalogue.yaml").write_text("placeholders: {company: Acme}\n")
+    assert texts_of(tmp_path) == default_texts()
     (tmp_path / "catalogue.yaml").write_text("prompts:\n  warning: {text: Please stop.}\n")
     assert texts_of(tmp_path) == {"warning": "Please stop."}
+
+
+def test_shipped_catalogue_gives_every_placeholder_a_value() -> None:
+    """A text rendered without any setting reads naturally."""
+    assert set(neutral_values()) == set(PLACEHOLDERS)
+    assert all(not text_problem(value) for value in neutral_values().values())
 
 
 @pytest.mark.slow
