@@ -123,8 +123,7 @@ def _adopt_libraries() -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    access = logging.getLogger("uvicorn.access")
-    access.filters[:] = [f for f in access.filters if not isinstance(f, _AccessFilter)] + [_AccessFilter()]
+        library.filters[:] = [f for f in library.filters if not isinstance(f, _RequestFilter)] + [_RequestFilter()]
     logging.captureWarnings(True)
 
 
@@ -147,12 +146,17 @@ class _Handler(logging.StreamHandler[TextIO]):
         pass
 
 
-class _AccessFilter(logging.Filter):
-    """Takes the query string out of uvicorn's access lines: it may hold anything."""
+class _RequestFilter(logging.Filter):
+    """Takes query strings out of uvicorn's lines: they may hold anything. Probes that went well are for debugging."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # uvicorn's args: client address, method, path with query string, HTTP version, status.
-        if isinstance(record.args, tuple) and len(record.args) == 5:
-            client, method, path, version, status = record.args
-            record.args = (client, method, str(path).partition("?")[0], version, status)
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.partition("?")[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args
+            )
+        # uvicorn's args of an access line: client address, method, path, HTTP version, status.
+        if record.name == "uvicorn.access" and isinstance(record.args, tuple) and len(record.args) == 5:
+            if record.args[1] == "GET" and record.args[4] in (200, 304):
+                record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+                return logging.getLogger().isEnabledFor(logging.DEBUG)
         return True

@@ -1,8 +1,8 @@
 """Control of a PBX that offers no protocol of its own for it: one signed HTTP request for each action.
 
 The peer gets ``POST`` JSON ``{"id", "call", "action", "target", "agent", "reason"}`` and confirms with a 2xx answer
-``{"ok": true}`` *after* it has acted; anything else is a refusal. ``id`` is the same for every try of one action, so that
-a peer which acted but whose answer was lost can recognise the repetition.
+``{"ok": true}`` *after* it has acted; anything else is a refusal. ``id`` is the same for every try of one action, so
+that a peer which acted but whose answer was lost can recognise the repetition.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ class DirectControl:
             url = httpx.URL(self._url or "")
         except httpx.InvalidURL:
             return "pbx.control_url"
-        return str(url.copy_with(username="", password="", query=None))
+        # Without user, password and query: they may be secrets.
+        return f"{url.scheme}://{url.netloc.decode()}{url.path}"
 
 
 async def _read(answer: httpx.Response) -> bytes:

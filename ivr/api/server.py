@@ -1,0 +1,143 @@
+"""Runs an ASGI application inside the service's own loop, without taking over its signals or its exit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from ivr.errors import FirmlineError
+
+GRACE_S = 1
+"""How long open requests may take to finish at stop."""
+STOP_S = 1.7
+"""After this everything still open is cut, so that ``stop`` keeps within two seconds."""
+UNREAD_TIMEOUT_MS = 15_000
+"""A peer that acknowledges nothing for this long is gone (TCP_USER_TIMEOUT, RFC 5482); its socket is freed."""
+
+_log = structlog.get_logger("ivr.api.server")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the service: uvicorn's handlers would stop the API alone and keep calls without keys."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+class ApiServer:
+    """One listening socket and the application behind it. ``port`` 0 lets the system choose."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._app = app
+        self._host, self._port = host, port
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._address: tuple[str, int] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are really bound.
+
+        Raises:
+            RuntimeError: not started.
+        """
+        if self._address is None:
+            raise RuntimeError("the API server has not been started")
+        return self._address
+
+    async def start(self) -> None:
+        """Bind, then serve.
+
+        Raises:
+            FirmlineError: the address cannot be bound; the text names it and the fix.
+        """
+        listener = _bind(self._host, self._port)
+        self._address = listener.getsockname()[:2]
+        config = uvicorn.Config(
+            self._app,
+            log_config=None,
+            lifespan="off",
+            loop="asyncio",
+            http="h11",
+            ws="websockets-sansio",
+            ws_max_size=64 * 1024,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api-server")
+        self._task.add_done_callback(_tell_if_failed)
+        listening = asyncio.create_task(self._server.listening.wait())
+        await asyncio.wait({self._task, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not listening.done():
+            listening.cancel()
+            listener.close()
+            raise FirmlineError(f"api: the server on {self._host}:{self._port} ended at start; the log says why")
+
+    async def stop(self) -> None:
+        """Finish open requests for a moment, then close everything; within two seconds, never raises."""
+        server, task = self._server, self._task
+        self._server = self._task = None
+        if server is None or task is None:
+            return
+        server.should_exit = True
+        await asyncio.wait({task}, timeout=STOP_S)
+        for connection in list(server.server_state.connections):
+            _abort(connection)
+        task.cancel()
+        leftovers: list[asyncio.Future[Any]] = [task, *server.server_state.tasks]
+        for leftover in leftovers:
+            leftover.cancel()
+        await asyncio.wait(leftovers, timeout=0.2)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
+        listener.bind((host, port))
+        # Listening here and not later: with SO_REUSEADDR two sockets may bind to one port, only one may listen.
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as exc:
+        listener.close()
+        raise FirmlineError(f"api: cannot listen on {host}:{port}: {_reason(exc)}") from exc
+    return listener
+
+
+def _reason(exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        return "the port is taken by another program; stop that one, or set api.port to a free one (0 chooses one)"
+    if exc.errno == errno.EADDRNOTAVAIL:
+        return "the address is not one of this machine; set api.host to 127.0.0.1"
+    if exc.errno == errno.EACCES:
+        return "ports below 1024 need a privilege; set api.port to 1024 or above"
+    return f"{exc.strerror or exc}; check api.host and api.port"
+
+
+def _abort(connection: Any) -> None:
+    transport = getattr(connection, "transport", None)
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (exc := task.exception()) is not None:
+        _log.error("api server failed; calls go on without it", error=f"{type(exc).__name__}: {exc}")
