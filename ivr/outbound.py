@@ -48,11 +48,6 @@ class Outbound:
         self._due_ns: int | None = None
         self._spurt_begins = False
 
-    @property
-    def may_send(self) -> bool:
-        """Whether a codec was agreed and the direction lets us send."""
-        return self._law is not None
-
     def configure(self, codec: tuple[int, Law] | None, announce: bool, now_ns: int) -> None:
         """Take the agreed codec (``None``: not allowed to send). ``announce`` sends silence at once to a new remote,
         so that a peer that waits for our source (symmetric RTP) learns it before the first prompt."""

@@ -154,6 +154,57 @@ async def test_fault_in_the_receiver_or_the_pacer_kills_neither(
     assert not (await asyncio.wait_for(playback.done, CEILING_S)).completed
 
 
+async def test_fault_in_the_wait_itself_or_at_a_deadline_does_not_end_the_receiver(
+    plane: MediaPlane, phone: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The selector fails once, then a stream's deadline does: both counted, the next packet is heard."""
+    ear, sick = Ear(), opened(plane, phone, Ear())
+    good = opened(plane, phone, ear)
+    wait = plane._selector.select
+    failures = iter([OSError("injected")])
+
+    def select_after_a_failure(timeout: float | None) -> object:
+        for failure in failures:
+            raise failure
+        return wait(timeout)
+
+    def explode(_now_ns: int) -> None:
+        raise ValueError("injected")
+
+    monkeypatch.setattr(plane._selector, "select", select_after_a_failure)
+    monkeypatch.setattr(sick._in, "on_deadline", explode)
+    for number in (0, 2):
+        phone.sendto(voice(number), ("127.0.0.1", sick.local_port))
+        phone.sendto(voice(number), ("127.0.0.1", good.local_port))
+    await ear.until(lambda: len(ear.frames) == 3)
+    for number in range(3, 6):
+        phone.sendto(voice(number), ("127.0.0.1", good.local_port))
+    await ear.until(lambda: len(ear.frames) == 6)
+    assert plane.faults == 2
+
+
+async def test_loop_that_closed_before_the_plane_stops_nothing(phone: socket.socket) -> None:
+    """Packets and prompts after the loop is gone are nobody's business; stop() still ends both threads."""
+
+    def run_elsewhere() -> None:
+        loop = asyncio.new_event_loop()
+        plane = MediaPlane("127.0.0.1", 0, 0)
+        plane.start(loop)
+        stream = plane.open(Ear())
+        stream.set_remote("127.0.0.1", phone.getsockname()[1], CODECS, 101, "sendrecv")
+        loop.close()
+        phone.sendto(voice(0), ("127.0.0.1", stream.local_port))
+        waiting = threading.Event()
+        while stream.stats().received == 0:
+            waiting.wait(0.005)
+        plane.stop()
+        assert plane.faults == 0
+        stream.set_remote("127.0.0.1", 9, CODECS, 101, "sendrecv")
+        assert stream.stats().sent == 1
+
+    await asyncio.wait_for(asyncio.to_thread(run_elsewhere), CEILING_S)
+
+
 async def test_send_errors_are_counted_and_the_prompt_says_it_did_not_arrive(
     plane: MediaPlane, phone: socket.socket
 ) -> None:

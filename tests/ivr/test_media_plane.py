@@ -19,6 +19,7 @@ from ivr.errors import LineError
 from ivr.media import FRAMES_WAITING_MAX
 from ivr.rtp import MediaPlane, MediaStream
 from ivr.rtp_packet import RtpPacket, pack, parse
+from ivr.rtp_ports import RtpPorts
 
 CEILING_S = 5
 CODECS = {0: "PCMU", 8: "PCMA"}
@@ -203,7 +204,7 @@ async def test_prompt_arrives_whole_marked_and_reports_its_end(plane: MediaPlane
         assert result.completed
         assert result.played_ms == 125
         assert result.first_rtp_ms == await playback.started
-        assert 0 <= result.first_rtp_ms - asked_ms < 20
+        assert 0 <= result.first_rtp_ms - asked_ms < 100
         assert stream.stats().sent == 8
 
 
@@ -217,7 +218,10 @@ async def test_agreed_law_of_the_answer_is_the_one_sent(plane: MediaPlane) -> No
 
 
 async def test_real_pacing_drifts_under_250_ppm(plane: MediaPlane) -> None:
-    """Three seconds on the real clock: the middle of the first and of the last packets fit one 20 ms grid."""
+    """Three seconds on the real clock: the least delayed packets of both halves fit one 20 ms grid.
+
+    The least delay, because a busy machine makes packets late but never early.
+    """
     with leg(plane) as (stream, _, phone):
         await phone.packet()
         playback = stream.play(np.zeros(24_000, np.int16))
@@ -227,9 +231,9 @@ async def test_real_pacing_drifts_under_250_ppm(plane: MediaPlane) -> None:
 
         arrivals = np.array(await asyncio.to_thread(read))
         await playback.done
-        off_grid_ns = arrivals - arrivals[0] - np.arange(150) * 20_000_000
-        slope_ppm = abs(np.median(off_grid_ns[-60:]) - np.median(off_grid_ns[:60])) / (90 * 20_000_000) * 1e6
-        assert slope_ppm < 250
+        delay_ns = arrivals - arrivals[0] - np.arange(150) * 20_000_000
+        drift_ppm = abs(delay_ns[75:].min() - delay_ns[:75].min()) / (75 * 20_000_000) * 1e6
+        assert drift_ppm < 250
 
 
 async def test_stop_ends_a_prompt_within_a_ptime(plane: MediaPlane) -> None:
@@ -357,6 +361,32 @@ async def test_address_that_is_not_ours_is_a_clear_error() -> None:
         with pytest.raises(LineError, match=r"cannot bind RTP to 203\.0\.113\.1"):
             plane.open(Ear())
     finally:
+        plane.stop()
+
+
+def test_range_without_an_even_pair_says_so() -> None:
+    """A range of one port, or of an odd pair, holds no RTP port with its RTCP port."""
+    for low, high in ((40_000, 40_000), (40_001, 40_002)):
+        with pytest.raises(LineError, match="every RTP port in use"):
+            RtpPorts("127.0.0.1", low, high).bind()
+
+
+async def test_ipv6_leg_hears_and_speaks() -> None:
+    """Both families; the latch compares addresses in one spelling."""
+    try:
+        probe = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback on this machine: {error}")
+    plane = MediaPlane("::1", 0, 0)
+    plane.start(asyncio.get_running_loop())
+    with contextlib.closing(probe):
+        ear = Ear()
+        stream = plane.open(ear)
+        stream.set_remote("0:0:0:0:0:0:0:1", probe.getsockname()[1], CODECS, 101, "sendrecv")
+        probe.sendto(pack(0, False, 0, 0, 1, bytes(160)), ("::1", stream.local_port))
+        await ear.until(lambda: len(ear.frames) == 1)
+        assert (await asyncio.wait_for(stream.play(TONE[:160]).done, CEILING_S)).completed
         plane.stop()
 
 

@@ -128,6 +128,16 @@ def test_sender_that_stops_its_time_stamps_during_a_hold_is_caught_up_with() -> 
     assert assembler.resyncs == 1
 
 
+def test_pause_of_a_second_without_time_stamps_is_caught_up_with_within_a_second() -> None:
+    """Too short to tell from a network stall at first; a window of steady lateness shows that it was none."""
+    assembler = FrameAssembler()
+    run(assembler, 10)
+    frames = run(assembler, 60, first=10, start_ns=START_NS + 1_000 * MS)
+    assert frames[0].t_ms == 5_200
+    assert frames[-1].t_ms == 5_000 + 69 * 20 + 1_000
+    assert assembler.resyncs == 1
+
+
 def test_network_stall_keeps_its_spacing() -> None:
     """A burst after 300 ms of stall is 300 ms of speech, not a resync."""
     assembler = FrameAssembler()

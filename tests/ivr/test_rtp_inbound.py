@@ -111,6 +111,26 @@ def test_ssrc_change_is_heard_from_its_first_packet() -> None:
     assert stream.resyncs == 1
 
 
+def test_sender_that_begins_a_new_sequence_is_heard_without_made_up_audio() -> None:
+    """A far jump of sequence and time stamp with the same SSRC, confirmed by its second packet."""
+    stream = inbound()
+    stream.hear(voice(0), PEER, 20 * MS)
+    assert stream.hear(voice(30_000), PEER, 40 * MS) == []
+    heard = frames(stream.hear(voice(30_001), PEER, 60 * MS))
+    assert [(frame.t_ms, frame.concealed) for frame in heard] == [(20, False), (40, False)]
+    assert stream.resyncs == 1
+
+
+def test_loss_right_before_a_key_is_made_up_when_audio_goes_on() -> None:
+    """The packet missing was audio, though the one that showed it missing is none."""
+    stream = inbound()
+    stream.hear(voice(0), PEER, 20 * MS)
+    stream.hear(pack(101, True, 2, 320, 1, struct.pack("!BBH", 1, 0x80, 160)), PEER, 60 * MS)
+    assert stream.on_deadline(120 * MS) == [KeyPress("1", 60)]
+    heard = frames(stream.hear(voice(3), PEER, 80 * MS))
+    assert [(frame.t_ms, frame.concealed) for frame in heard] == [(20, True), (40, True), (60, False)]
+
+
 def test_held_packet_is_released_by_its_deadline_when_the_stream_stops() -> None:
     """A hole at the very end does not swallow the packet after it."""
     stream = inbound()
