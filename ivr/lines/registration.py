@@ -191,7 +191,7 @@ class Registration:
 
     def _arm_refresh(self) -> None:
         self._retry_ms = self._timers.retry_min_ms
-        self._arm(max(int(self._granted_s * 1000 * REFRESH_AT), 1000), lambda: self._hear(E.REFRESH_DUE))
+        self._arm(int(self._granted_s * 1000 * REFRESH_AT), lambda: self._hear(E.REFRESH_DUE))
 
     def _arm_retry(self) -> None:
         self._challenge = None

@@ -225,8 +225,18 @@ class PeerDialog:
     def learn(self, reply: Reply) -> None:
         self.to_tag, self.answer = reply.to_tag, reply
 
-    def text(self, method: str, *, body: str = "", headers: Sequence[str] = (), cseq: int | None = None,
-             branch: str = "", tag: str | None = None, to_tag: str | None = None, kind: str = "application/sdp") -> str:  # fmt: skip
+    def text(
+        self,
+        method: str,
+        *,
+        body: str = "",
+        headers: Sequence[str] = (),
+        cseq: int | None = None,
+        branch: str = "",
+        tag: str | None = None,
+        to_tag: str | None = None,
+        kind: str = "application/sdp",
+    ) -> str:
         if cseq is None:
             self.cseq += 1
             cseq = self.cseq
