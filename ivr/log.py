@@ -31,6 +31,11 @@ PII_KEYS = WORD_KEYS | {
 PROSE_KEYS = frozenset({"event", "error", "detail", "problem", "fix", "exception", "stack", "status"})
 """Keys whose prose is written by us or by a library."""
 
+WORDLESS_LOGGERS = ("ivr.lines.", "ivr.media", "ivr.rtp", "ivr.pacer", "ivr.calls")
+WORDLESS_PROSE_KEYS = PROSE_KEYS | {"why", "reason"}
+"""Below the recogniser nobody holds a transcript: these modules may also explain themselves under ``why``, which from
+the judgement upward may quote the caller."""
+
 MAX_PROSE_WORDS = 3
 """A value of more words than this under a key outside ``PROSE_KEYS`` may be an utterance, and is withheld."""
 
@@ -52,25 +57,28 @@ class guard_pii:  # noqa: N801  a structlog processor is used like a function
 
     def __call__(self, _logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
         pii = event_dict.pop("pii", None)
+        wordless = str(event_dict.get("logger", "")).startswith(WORDLESS_LOGGERS)
+        prose = WORDLESS_PROSE_KEYS if wordless else PROSE_KEYS
         out = {
-            key: value if key in _FRAMEWORK_KEYS else _guarded(key, value) for key, value in dict(event_dict).items()
+            key: value if key in _FRAMEWORK_KEYS else _guarded(key, value, prose)
+            for key, value in dict(event_dict).items()
         }
         if self._allowed and pii is not None:
             out["pii"] = pii
         return out
 
 
-def _guarded(key: str, value: Any, depth: int = 0) -> Any:
+def _guarded(key: str, value: Any, prose: frozenset[str], depth: int = 0) -> Any:
     if key.lower() in PII_KEYS:
         return WITHHELD
     if isinstance(value, Mapping):
-        return {str(k): _guarded(str(k), v, depth + 1) for k, v in value.items()} if depth < 6 else WITHHELD
+        return {str(k): _guarded(str(k), v, prose, depth + 1) for k, v in value.items()} if depth < 6 else WITHHELD
     if isinstance(value, list | tuple | set | frozenset):
         items = list(value)
         words = sum(len(item.split()) for item in items if isinstance(item, str))
-        too_many = words > 2 * MAX_PROSE_WORDS and key not in PROSE_KEYS
-        return WITHHELD if too_many or depth >= 6 else [_guarded(key, item, depth + 1) for item in items]
-    if value is None or isinstance(value, bool | int | float) or key in PROSE_KEYS:
+        too_many = words > 2 * MAX_PROSE_WORDS and key not in prose
+        return WITHHELD if too_many or depth >= 6 else [_guarded(key, item, prose, depth + 1) for item in items]
+    if value is None or isinstance(value, bool | int | float) or key in prose:
         return value
     # Anything else is rendered by its repr sooner or later: judge it by its text.
     text = value if isinstance(value, str) else repr(value)

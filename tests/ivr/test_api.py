@@ -280,7 +280,8 @@ async def _raw_watch(service: Service) -> tuple[asyncio.StreamReader, asyncio.St
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     assert b"101" in await reader.readuntil(b"\r\n\r\n")
-    writer.transport.pause_reading()
+    transport: Any = writer.transport
+    transport.pause_reading()
     return reader, writer
 
 

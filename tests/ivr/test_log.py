@@ -18,7 +18,7 @@ WORDS = "you are a useless walnut"
 
 
 @pytest.fixture
-def lines() -> Iterator[Callable[..., list[dict[str, Any]]]]:
+def lines() -> Iterator[Callable[..., Callable[[], list[dict[str, Any]]]]]:
     """Configure JSON logging into memory; give back the lines written so far. Restores global state."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -86,6 +86,15 @@ def test_operational_prose_stays_readable(lines: Any) -> None:
     read = lines()
     structlog.get_logger().error("port taken", error="127.0.0.1:8080 is already in use by another program")
     assert read()[0]["error"] == "127.0.0.1:8080 is already in use by another program"
+
+
+def test_reason_is_readable_below_the_recogniser_and_withheld_above(lines: Any) -> None:
+    """A SIP engine's reason is ours; a reason of the judgement may quote the caller."""
+    read = lines()
+    for name in ("ivr.lines.sipleg", "ivr.session"):
+        structlog.get_logger(name).info("leg_down", why="no ACK came in 32 s", note="no ACK came in 32 s")
+    below, above = read()
+    assert below["why"] == "no ACK came in 32 s" and above["why"] == below["note"] == WITHHELD
 
 
 def test_stdlib_logging_goes_through_the_same_pipeline(lines: Any) -> None:
