@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ivr.clock import wall_s
 from ivr.demo.exchange import ControlError, Exchange
 from ivr.demo.stack import LOOPBACK
+from ivr.webhooks import WebhookError, verify
 
 _MAX_REMEMBERED = 1000
 _MAX_BODY_BYTES = 64 * 1024
@@ -74,8 +76,8 @@ class ControlDoor:
         return 200, {"ok": True}
 
 
-def control_app(exchange: Exchange, verify: Callable[[Mapping[str, str], bytes], None] | None = None) -> FastAPI:
-    """The ASGI app. ``verify(headers, body)`` raises ``ValueError`` when a request's signature does not fit."""
+def control_app(exchange: Exchange, secret: str | None = None) -> FastAPI:
+    """The ASGI app. With ``secret`` (``whsec_...``) every request must be signed (Standard Webhooks)."""
     app = FastAPI(title="Firmline demo exchange", docs_url=None, redoc_url=None, openapi_url=None)
     door = ControlDoor(exchange)
 
@@ -84,10 +86,10 @@ def control_app(exchange: Exchange, verify: Callable[[Mapping[str, str], bytes],
         body = await request.body()
         if len(body) > _MAX_BODY_BYTES:
             return _refusal(413, "request too large")
-        if verify is not None:
+        if secret is not None:
             try:
-                verify(request.headers, body)
-            except ValueError as exc:
+                verify(secret, request.headers, body, wall_s())
+            except WebhookError as exc:
                 return _refusal(401, str(exc))
         try:
             order = ControlRequest.model_validate_json(body)
@@ -116,10 +118,8 @@ class _Server(uvicorn.Server):
 class ControlServer:
     """Serves ``control_app`` on 127.0.0.1. Use as ``async with ControlServer(exchange) as server: server.url``."""
 
-    def __init__(
-        self, exchange: Exchange, verify: Callable[[Mapping[str, str], bytes], None] | None = None, port: int = 0
-    ) -> None:
-        self._app = control_app(exchange, verify)
+    def __init__(self, exchange: Exchange, secret: str | None = None, port: int = 0) -> None:
+        self._app = control_app(exchange, secret)
         self._port = port
         self.url = ""
         self._server: _Server | None = None

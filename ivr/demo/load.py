@@ -36,6 +36,7 @@ LEGS_A_WORKER = 100
 _DIAL_S = 15.0
 _STAGGER_MS = 40
 """Calls come one after the other: forty INVITEs in one millisecond is an attack, not a busy hour."""
+_FAREWELL_S = 4.0
 _GRACE_S = 90.0
 """Beyond the calls' own length: dialling, hanging up, and the search for prompts."""
 
@@ -189,8 +190,11 @@ async def _run_worker(
     finally:
         process.stdin.close()
         if process.returncode is None:
-            process.kill()
-            await process.wait()
+            try:  # without its parent it hangs up its legs and ends
+                await asyncio.wait_for(process.wait(), _FAREWELL_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
     if process.returncode != 0:
         raise FirmlineError(f"a load worker failed: {err.decode(errors='replace').strip()[-500:]}")
     answer: dict[str, Any] = json.loads(out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,12 @@ async def answer_all(stack: Stack) -> tuple[str, list[Phone]]:
     return extension.uri, phones
 
 
+def workers() -> list[str]:
+    """Load workers among this process's children."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    return [pid for pid in children if "ivr.demo.load" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")]
+
+
 async def test_load_three_calls_say_and_hear_on_their_own_legs(stack: Stack) -> None:
     """Six legs: each call's caller leg hears the prompt where it was said, agent legs hear nothing, all end cleanly."""
     uri, phones = await answer_all(stack)
@@ -49,12 +57,12 @@ async def test_load_three_calls_say_and_hear_on_their_own_legs(stack: Stack) -> 
     calls = [LoadCall(f"c{n}", (TimedLine(200 + 100 * n, "billing", said),)) for n in range(3)]
     prompts = {PROMPT: line_pcm(PROMPT), "other": line_pcm("sam_sorry")}
     async with asyncio.timeout(40):
-        report = await run_load(uri, calls, 5.0, prompts)
+        report = await run_load(uri, calls, 4.4, prompts)
         await asyncio.gather(*(phone.over.wait() for phone in phones))
     legs = {(leg.call_ref, leg.side): leg for leg in report.legs}
     assert set(legs) == {(f"c{n}", side) for n in range(3) for side in ("caller", "agent")}
     assert [leg.error for leg in report.legs if leg.error or leg.ended_early] == []
-    assert all(4_900 <= leg.lasted_ms <= 6_000 for leg in report.legs)
+    assert all(4_300 <= leg.lasted_ms <= 5_400 for leg in report.legs)
     for n in range(3):
         (sound,) = legs[f"c{n}", "caller"].heard
         assert sound.prompt == PROMPT and 300 <= sound.start_ms <= 1_200
@@ -89,7 +97,7 @@ async def test_load_peer_gone_is_told_as_early_end(stack: Stack) -> None:
 
 
 async def test_load_cancelled_leaves_no_process(stack: Stack) -> None:
-    """Giving up in mid-load ends the legs at the target: no worker stays behind."""
+    """Giving up in mid-load hangs up every leg at the target, and no worker stays behind."""
     uri, phones = await answer_all(stack)
     load = asyncio.ensure_future(run_load(uri, [LoadCall("c", ())], 20.0))
     async with asyncio.timeout(30):
@@ -98,6 +106,8 @@ async def test_load_cancelled_leaves_no_process(stack: Stack) -> None:
         load.cancel()
         with pytest.raises(asyncio.CancelledError):
             await load
+        await asyncio.gather(*(phone.over.wait() for phone in phones))
+    assert workers() == []
 
 
 def test_standard_calls_have_one_insult_in_each_fourth() -> None:
