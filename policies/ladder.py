@@ -353,14 +353,16 @@ def _prompt_unheard(pack: Pack, state: LadderState, move: Move) -> Out:
 
 def _pardon(pack: Pack, state: LadderState, move: Move) -> Out:
     """Stop what plays, take the last strike back, one rung down; a step not yet heard has no rung to give back."""
+    if state.rung is Rung.CLEAR and not state.strikes and state.pending is None:
+        return state, []
     actions: list[Action] = []
     unheard = state.pending is not None and state.pending.rung is not None
     if state.pending is not None:
         actions.append(StopPrompt(move.why))
     down = state.rung if unheard else CLIMB[max(0, CLIMB.index(state.rung) - 1)]
     new, records = _to(state, down, move, strikes=state.strikes[:-1], pending=None, quiet_until_ms=_grace(pack, move))
-    told = [Notify(Audience.AGENT, f"Pardoned by {move.by}: one strike taken back.")] if new != state else []
-    return new, [*actions, *records, *told]
+    told = Notify(Audience.AGENT, f"Pardoned by {move.by}: one strike taken back.")
+    return new, [*actions, *records, told]
 
 
 def _pardon_ending(pack: Pack, state: LadderState, move: Move) -> Out:
