@@ -8,6 +8,7 @@ are not touched by either.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from contextlib import AsyncExitStack
 
 import structlog
@@ -26,7 +27,7 @@ from ivr.metrics import Metrics
 from ivr.parts import asr_options, call_options, listener_factory, load_parts
 from ivr.pbx.direct import DirectControl
 from ivr.session import World
-from ivr.stall import StallMeter
+from ivr.stall import StallMonitor
 from ivr.store import Journal
 from ivr.types import JournalRow
 from policies.engine import Engine
@@ -97,13 +98,24 @@ class App:
         self.api = ApiServer(create_app(self.calls, self.metrics, self.feed), config.api.host, config.api.port)
         self._stack.push_async_callback(self.api.stop)
         await self.api.start()
-        self.stall = StallMeter(loop, self.metrics)
+        self.stall = StallMonitor(self.metrics)
         self._stack.callback(self.stall.stop)
         self.stall.start()
         self.line = PyvoipLine(line_options)
         self._stack.push_async_callback(self.line.stop)
         self._stack.callback(self.calls.close_all, "Firmline is stopping")
         await self.line.start(self.calls)
+        self._expose_counters()
+
+    def _expose_counters(self) -> None:
+        """Totals that the engines keep themselves, read when somebody asks for ``/metrics``."""
+        self.metrics.counted_elsewhere("sip", "SIP messages and faults by kind", lambda: dict(self.line.counters))
+        self.metrics.counted_elsewhere("asr", "Work of the recogniser", lambda: asdict(self.asr.stats()))
+        self.metrics.counted_elsewhere(
+            "journal",
+            "Journal rows that wait for the database, or were lost",
+            lambda: {"waiting": self.journal.spilled, "dropped": self.journal.dropped},
+        )
 
     async def stop(self) -> None:
         """Take everything down, last first; bounded, and never raises."""
@@ -148,5 +160,5 @@ class App:
     def _registration(self, status: LineStatus) -> None:
         up = status.registration is RegistrationState.REGISTERED
         (self.registered.set if up else self.registered.clear)()
-        self.metrics.registration(status.registration.value)
+        self.metrics.registration(status.registration)
         (log.info if up else log.warning)("registration", state=status.registration.value, detail=status.detail)

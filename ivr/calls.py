@@ -65,7 +65,7 @@ class Calls:
             session = self._begin(ref, leg)
         self._by_leg[leg.id] = session
         session.leg_up(leg, side)
-        self._count()
+        self._world.metrics.leg_up()
 
     def on_frames(self, leg: Leg, frames: Sequence[AudioFrame]) -> None:
         """Audio of one leg."""
@@ -82,7 +82,7 @@ class Calls:
         session = self._by_leg.pop(leg.id, None)
         if session is not None:
             session.leg_down(leg, reason)
-        self._count()
+            self._world.metrics.leg_down()
 
     def on_registration(self, status: LineStatus) -> None:
         """Registration changed."""
@@ -130,16 +130,14 @@ class Calls:
         core = CallCore(ref, agent_ext, engine, self._make_listener, self._options, monotonic_ms())
         session = CallSession(uuid.uuid4().hex[:16], core, self._world, self._finished)
         self._by_ref[ref] = session
+        self._world.metrics.call_began()
         session.begin(call_ref=ref, pack=engine.pack.version)
         return session
 
     def _finished(self, session: CallSession) -> None:
         if self._by_ref.get(session.core.call_ref) is session:
             del self._by_ref[session.core.call_ref]
-        self._count()
-
-    def _count(self) -> None:
-        self._world.metrics.live(calls=len(self._by_ref), legs=len(self._by_leg))
+        self._world.metrics.call_ended()
 
     def _summary(self, session: CallSession) -> CallSummary:
         core = session.core

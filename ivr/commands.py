@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import sys
@@ -112,8 +113,7 @@ def judge(context: Context, pack_name: str | None) -> None:
     from ivr.judge import judge_line, load_pack
 
     pack = load_pack(pack_name or context.config().policy.pack)
-    stdin = click.get_text_stream("stdin", encoding="utf-8", errors="replace")
-    for line in stdin:
+    for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace"):
         _emit(judge_line(line.rstrip("\r\n"), pack))
 
 
@@ -231,11 +231,11 @@ def prompts_render(context: Context, out: Path, voice: Path | None) -> None:
     Example:
       firmline prompts render /etc/firmline/prompts
     """
-    from ivr.prompt_render import default_texts, render_prompts, texts_of
+    from ivr.prompt_render import render_prompts, texts_of
 
     settings = context.config().prompts
     written = render_prompts(
-        texts_of(out) if (out / "catalogue.yaml").exists() else default_texts(),
+        texts_of(out),
         out,
         voice=voice,
         agent=settings.agent,

@@ -50,6 +50,11 @@ class Metrics:
         self._strikes = Counter("firmline_strikes", "Strikes counted", ["track"], registry=registry)
         self._actions = Counter("firmline_actions", "Actions carried out", ["kind", "result"], registry=registry)
         self._hotkeys = Counter("firmline_hotkeys", "Keys pressed by people", ["key"], registry=registry)
+        self._told = Counter("firmline_notices", "Sentences shown to people", ["audience", "page"], registry=registry)
+        self._refused = Counter("firmline_legs_refused", "Tap legs without usable headers", registry=registry)
+        self._faults = Counter(
+            "firmline_internal_errors", "Faults of ours that cost a step but no call", ["where"], registry=registry
+        )
 
     def call_began(self) -> None:
         """A call is being heard."""
@@ -84,6 +89,18 @@ class Metrics:
         """A person pressed a key."""
         self._hotkeys.labels(key).inc()
 
+    def told(self, audience: str, *, page: bool) -> None:
+        """A sentence was shown to ``agent`` or ``supervisor``; ``page`` asked for attention now."""
+        self._told.labels(audience, str(page).lower()).inc()
+
+    def leg_refused(self) -> None:
+        """A tap leg did not say whose it is."""
+        self._refused.inc()
+
+    def internal_error(self, where: str) -> None:
+        """Something of ours raised; the call went on."""
+        self._faults.labels(where).inc()
+
     # --- reaction times ---
 
     def _reacting(self, registry: CollectorRegistry) -> None:
@@ -95,7 +112,6 @@ class Metrics:
         self._to_decided, self._to_rtp, self._whole = (
             Histogram(name, text, ["kind"], buckets=_REACTION_S, registry=registry) for name, text in steps
         )
-        self._asr_queue = Gauge("firmline_asr_queue", "Segments waiting for the recogniser", registry=registry)
         self._asr_lag = Histogram(
             "firmline_asr_lag_seconds", "Segment handed over to transcript back", buckets=_LAG_S, registry=registry
         )
@@ -112,10 +128,6 @@ class Metrics:
         if heard_ms is not None and first_rtp_ms is not None:
             self._whole.labels(kind).observe(max(0, first_rtp_ms - heard_ms) / 1000)
 
-    def asr_queue(self, waiting: int) -> None:
-        """How many segments wait for the recogniser now."""
-        self._asr_queue.set(waiting)
-
     def asr_decoded(self, lag_ms: int, decode_ms: int) -> None:
         """A transcript came back ``lag_ms`` after its segment was handed over; decoding took ``decode_ms`` of it."""
         self._asr_lag.observe(max(0, lag_ms) / 1000)
@@ -129,10 +141,6 @@ class Metrics:
         )
         self._stall_max = Gauge("firmline_loop_stall_max_seconds", "Worst stall since the start", registry=registry)
         self._worst_ms = 0.0
-        self._rtp = Counter("firmline_rtp", "RTP packets and faults by kind", ["what"], registry=registry)
-        self._sip = Counter("firmline_sip", "SIP messages and faults by kind", ["what"], registry=registry)
-        self._spilled = Gauge("firmline_journal_spilled", "Journal rows waiting for the database", registry=registry)
-        self._lost = Gauge("firmline_journal_dropped", "Journal rows lost since the start", registry=registry)
         self._registration = Gauge(
             "firmline_registration", "1 for the present registration state", ["state"], registry=registry
         )
@@ -145,22 +153,9 @@ class Metrics:
             self._worst_ms = late_ms
             self._stall_max.set(late_ms / 1000)
 
-    def rtp(self, what: str, count: int = 1) -> None:
-        """``count`` more of ``what`` (``received``, ``sent``, ``lost``, ``malformed``, ...)."""
-        self._rtp.labels(what).inc(count)
-
-    def sip(self, what: str, count: int = 1) -> None:
-        """``count`` more of ``what`` (``invite``, ``malformed``, ``forged_bye``, ...)."""
-        self._sip.labels(what).inc(count)
-
     def counted_elsewhere(self, name: str, text: str, read: Callable[[], dict[str, int]]) -> None:
         """Expose totals that an engine already keeps: ``read()`` gives total by kind, each time the page is read."""
         self.registry.register(_Totals(f"firmline_{name}", text, read))
-
-    def journal(self, spilled: int, dropped: int) -> None:
-        """How many journal rows wait for the database, and how many were lost since the start."""
-        self._spilled.set(spilled)
-        self._lost.set(dropped)
 
     def registration(self, state: RegistrationState) -> None:
         """Where we stand with the registrar."""

@@ -154,15 +154,30 @@ class CallSession:
                 self._on_finished(self)
 
     def _journal(self, effect: fx.Journal) -> None:
-        self._world.metrics.journal_event(effect.event, effect.data)
+        self._count(effect)
         self._world.sink.write(JournalRow(self.id, effect.event, wall_iso(), effect.t_ms, effect.data))
+
+    def _count(self, effect: fx.Journal) -> None:
+        metrics, data = self._world.metrics, effect.data
+        match effect.event:
+            case JournalEvent.STRIKE:
+                metrics.strike(str(data.get("track")))
+            case JournalEvent.ACTION_DONE:
+                metrics.action(str(data.get("action")), "done")
+            case JournalEvent.ACTION_FAILED:
+                metrics.action(str(data.get("action")), "failed")
+            case JournalEvent.UTTERANCE:
+                metrics.utterance(str(data.get("side")), data.get("dropped"))
 
     def _transcribe(self, effect: fx.Transcribe) -> None:
         future = self._world.asr.submit(effect.segment, priority=0)
+        asked_ms = monotonic_ms()
 
         def done(result: asyncio.Future[Transcript]) -> None:
             if not result.cancelled():
-                self._do(self.core.transcribed, effect.token, result.result())
+                transcript = result.result()
+                self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
+                self._do(self.core.transcribed, effect.token, transcript)
 
         future.add_done_callback(done)
 
@@ -178,7 +193,7 @@ class CallSession:
 
         def started(result: asyncio.Future[int]) -> None:
             if not result.cancelled() and result.exception() is None:
-                self._world.metrics.reaction(effect.heard_ms, effect.decided_ms, result.result())
+                self._world.metrics.reaction(effect.prompt, effect.heard_ms, effect.decided_ms, result.result())
                 self._do(self.core.prompt_started, effect.token, result.result())
 
         def done(result: asyncio.Future[PlaybackResult]) -> None:

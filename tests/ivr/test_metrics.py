@@ -38,11 +38,9 @@ def test_metrics_each_method_moves_its_counter() -> None:
     metrics.strike("person")
     metrics.action("warn", "done")
     metrics.hotkey("pardon")
-    metrics.asr_queue(3)
+    metrics.told("supervisor", page=True)
+    metrics.internal_error("call")
     metrics.asr_decoded(400, 250)
-    metrics.rtp("lost", 5)
-    metrics.sip("malformed")
-    metrics.journal(7, 2)
     assert value(metrics, "firmline_calls_live") == 1 and value(metrics, "firmline_calls_total") == 2
     assert value(metrics, "firmline_legs_live") == 1
     assert value(metrics, "firmline_utterances_total", side="caller", dropped="none") == 1
@@ -50,12 +48,10 @@ def test_metrics_each_method_moves_its_counter() -> None:
     assert value(metrics, "firmline_strikes_total", track="person") == 1
     assert value(metrics, "firmline_actions_total", kind="warn", result="done") == 1
     assert value(metrics, "firmline_hotkeys_total", key="pardon") == 1
-    assert value(metrics, "firmline_asr_queue") == 3
+    assert value(metrics, "firmline_notices_total", audience="supervisor", page="true") == 1
+    assert value(metrics, "firmline_internal_errors_total", where="call") == 1
     assert value(metrics, "firmline_asr_lag_seconds_sum") == 0.4
     assert value(metrics, "firmline_asr_decode_seconds_sum") == 0.25
-    assert value(metrics, "firmline_rtp_total", what="lost") == 5
-    assert value(metrics, "firmline_sip_total", what="malformed") == 1
-    assert value(metrics, "firmline_journal_spilled") == 7 and value(metrics, "firmline_journal_dropped") == 2
     assert value(metrics, "firmline_build_info", version="1.2.3") == 1
 
 
