@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import baresip
 import numpy as np
 from baresip import Account, Config, Event, Runtime, UserAgent
+from baresip.errors import AudioNotActive, AudioRestarted
 
 RATE_HZ = 8000
 
@@ -55,7 +56,7 @@ class Softphone:
         """Strongest frequency and peak of what is heard within that time."""
         wanted, heard = RATE_HZ * int(ms) // 1000, np.zeros(0, np.int16)
         for _ in range(200):
-            heard = np.concatenate([heard, np.frombuffer(self.call.audio.read(65536), np.int16)])
+            heard = np.concatenate([heard, np.frombuffer(self._read(), np.int16)])
             loud = heard[np.abs(heard) > 500]
             if len(loud) > wanted // 2 and len(heard) >= wanted:
                 break
@@ -67,6 +68,12 @@ class Softphone:
         spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part))))
         hz = float(np.argmax(spectrum)) * RATE_HZ / len(part)
         return f"{hz:.0f} {np.abs(part).max():.0f}"
+
+    def _read(self) -> bytes:
+        try:
+            return bytes(self.call.audio.read(65536))
+        except (AudioNotActive, AudioRestarted):
+            return b""  # a re-INVITE replaces the softphone's streams; the new ones come within a moment
 
     async def _tick(self) -> None:
         future = asyncio.get_running_loop().create_future()

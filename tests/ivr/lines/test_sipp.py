@@ -36,7 +36,8 @@ async def test_sipp_repeats_its_invite_and_acks_late(started: Any, sipp: Any) ->
     async with sipp("repeat.xml", line.local_address):
         (await events.wait("up")).hang_up()
     assert await events.wait("down") == "hung up by us"
-    assert events.count("offered") == 1
+    # Two for the repeated INVITEs; the rest by timer while the ACK was late.
+    assert events.count("offered") == 1 and line.counters["responses_repeated"] >= 4
 
 
 async def test_sipp_calls_twenty_at_once(started: Any, sipp: Any) -> None:

@@ -38,7 +38,7 @@ async def test_softphone_hears_what_we_play_and_is_heard(started: Any, softphone
         assert leg._audio.direction in ("recvonly", "inactive")
         assert await say("resume") == "resumed"
         assert leg._audio.direction == "sendrecv"
-        again = leg.play(tone(600, 600))
+        again = leg.play(tone(600, 1000))
         hz, _ = map(float, (await say("listen 300")).split())
         assert abs(hz - 600) < 5
         await again.done
