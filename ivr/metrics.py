@@ -5,13 +5,16 @@ Labels come from closed sets only: never a call, an extension or a word, which w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ivr.lines.base import RegistrationState
+
+_log = structlog.get_logger("ivr.metrics")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REACTION_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -153,9 +156,17 @@ class Metrics:
             self._worst_ms = late_ms
             self._stall_max.set(late_ms / 1000)
 
-    def counted_elsewhere(self, name: str, text: str, read: Callable[[], dict[str, int]]) -> None:
-        """Expose totals that an engine already keeps: ``read()`` gives total by kind, each time the page is read."""
-        self.registry.register(_Totals(f"firmline_{name}", text, read))
+    def counted_elsewhere(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Expose totals that an engine already keeps: ``read()`` gives total by kind, each time the page is read.
+
+        They appear as the counter ``firmline_<name>_total{what=...}``; values that also fall go by
+        ``measured_elsewhere``.
+        """
+        self.registry.register(_Elsewhere(CounterMetricFamily, f"firmline_{name}", text, read))
+
+    def measured_elsewhere(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """The same for present values, such as a queue's length: the gauge ``firmline_<name>{what=...}``."""
+        self.registry.register(_Elsewhere(GaugeMetricFamily, f"firmline_{name}", text, read))
 
     def registration(self, state: RegistrationState) -> None:
         """Where we stand with the registrar."""
@@ -163,15 +174,24 @@ class Metrics:
             self._registration.labels(each.value).set(each is state)
 
 
-class _Totals(Collector):
-    def __init__(self, name: str, text: str, read: Callable[[], dict[str, int]]) -> None:
-        self._name, self._text, self._read = name, text, read
+_Family = CounterMetricFamily | GaugeMetricFamily
 
-    def collect(self) -> list[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._text, labels=["what"])
-        for what, total in self._read().items():
-            family.add_metric([what], total)
+
+class _Elsewhere(Collector):
+    """Reads an engine's own numbers when the page is rendered; one that fails leaves out its own lines only."""
+
+    def __init__(self, family: type[_Family], name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._family, self._name, self._text, self._read = family, name, text, read
+
+    def collect(self) -> list[_Family]:
+        (family,) = self.describe()
+        try:
+            for what, value in self._read().items():
+                family.add_metric([what], value)
+        except Exception:
+            _log.exception("a counter cannot be read", counter=self._name)
+            return []
         return [family]
 
-    def describe(self) -> list[CounterMetricFamily]:
-        return [CounterMetricFamily(self._name, self._text, labels=["what"])]
+    def describe(self) -> list[_Family]:
+        return [self._family(self._name, self._text, labels=["what"])]

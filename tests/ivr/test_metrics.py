@@ -85,6 +85,15 @@ def test_metrics_totals_of_an_engine_are_read_at_each_render() -> None:
     assert value(metrics, "firmline_media_total", what="received") == 9
 
 
+def test_metrics_of_an_engine_that_fails_cost_its_own_lines_only() -> None:
+    """One engine that is not up does not take the page down; present values are gauges."""
+    metrics = Metrics("1")
+    metrics.counted_elsewhere("broken", "Not up", lambda: {"x": 1 // 0})
+    metrics.measured_elsewhere("queue", "Waiting now", lambda: {"asr": 2.0})
+    assert value(metrics, "firmline_queue", what="asr") == 2
+    assert "firmline_broken" not in metrics.render().decode()
+
+
 def test_metrics_of_two_services_do_not_mix() -> None:
     """No global registry is used."""
     one, two = Metrics("1"), Metrics("1")
