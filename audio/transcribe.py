@@ -23,16 +23,37 @@ MAX_GAIN_DB = 20.0
 """Quiet lines are lifted this far at most: beyond it there is more noise than voice."""
 
 CERTAIN_NO_SPEECH = 0.8
-DOUBTFUL_LOGPROB = -0.6
+DOUBTFUL_LOGPROB = -0.8
 LOWEST_LOGPROB = -1.2
 MOST_REPETITION = 2.4
 DOUBTFUL_REPETITION = 1.5
 
 INVENTIONS = frozenset(
-    """you|so|oh|bye|bye bye|the|uh|um|beep|okay|thank you|thank you very much|thanks|thanks for watching
-    |thank you for watching|thanks for listening|thank you for listening|please subscribe|like and subscribe
-    |subscribe to my channel|ill see you next time|see you next time|well be right back|music|applause|silence
-    |subtitles by the amaraorg community""".replace("\n", "").split("|")
+    {
+        "you",
+        "so",
+        "oh",
+        "bye",
+        "bye bye",
+        "the",
+        "uh",
+        "um",
+        "beep",
+        "okay",
+        "thank you",
+        "thank you very much",
+        "thanks",
+    }
+    | {"thanks for watching", "thank you for watching", "thanks for listening", "thank you for listening"}
+    | {"please subscribe", "like and subscribe", "subscribe to my channel", "see you next time"}
+    | {
+        "ill see you next time",
+        "well be right back",
+        "music",
+        "applause",
+        "silence",
+        "subtitles by the amaraorg community",
+    }
 )
 """What Whisper says most often about nothing at all (its training subtitles say it over silence and music). Real
 callers say some of these too, so they fall only when the decoder is in doubt as well."""
@@ -54,7 +75,10 @@ class Guard:
 
 
 def _no_speech(heard: Decoded) -> bool:
-    """Measured: all speech lay under 0.52 and what lay over 0.5 was decoded with confidence; nothing else was."""
+    """Speech reaches 0.56 (short words, quiet or noisy), non-speech begins at 0.48: neither alone can decide.
+
+    Measured between 0.5 and 0.8: speech was decoded at -0.3 to -0.8, non-speech under -1.2 or as "beep beep beep".
+    """
     if heard.no_speech_prob > CERTAIN_NO_SPEECH:
         return True
     confident = heard.avg_logprob >= DOUBTFUL_LOGPROB and heard.compression_ratio < DOUBTFUL_REPETITION
@@ -62,7 +86,7 @@ def _no_speech(heard: Decoded) -> bool:
 
 
 def _invention(heard: Decoded) -> bool:
-    doubtful = heard.no_speech_prob > heard.no_speech_above * 0.8 or heard.avg_logprob < DOUBTFUL_LOGPROB - 0.3
+    doubtful = heard.no_speech_prob > heard.no_speech_above * 0.8 or heard.avg_logprob < DOUBTFUL_LOGPROB
     return doubtful and _bare(heard.text) in INVENTIONS
 
 

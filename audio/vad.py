@@ -125,14 +125,14 @@ class _NoiseFloor:
 
 
 class _ToneGate:
-    """Two spectral lines that hold nearly all energy and stay where they are, for three frames of the last five."""
+    """Two spectral lines that hold nearly all energy and stay where they are, in two frames of the last three."""
 
     _LOBE = 2
     """Bins each side that a Hann-windowed sine spreads over."""
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self._recent: deque[bool] = deque([False] * 5, maxlen=5)
+        self._recent: deque[bool] = deque([False] * 3, maxlen=3)
         self._peak = -1
 
     def hear(self, power: np.ndarray[tuple[int], np.dtype[np.float64]], level: float) -> bool:
@@ -147,7 +147,7 @@ class _ToneGate:
             pure = held > self._share * total and abs(first - self._peak) <= 1
             self._peak = first
         self._recent.append(pure)
-        return sum(self._recent) >= 3
+        return sum(self._recent) >= 2
 
     def _take(self, rest: np.ndarray[tuple[int], np.dtype[np.float64]], peak: int) -> float:
         lobe = slice(max(0, peak - self._LOBE), peak + self._LOBE + 1)

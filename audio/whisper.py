@@ -17,6 +17,7 @@ import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any
 
@@ -34,6 +35,8 @@ WINDOW_FRAMES = 3_000
 MAX_INPUT_S = 28.0
 """Longer input is split: the last two of the 30 s stay silent, which the decoder needs to see where speech ends."""
 MIN_INPUT_S = 0.1
+LEAST_AGREEMENT = 0.7
+"""Share of words that short and full decoding must have in common on the self-test's clip."""
 
 Audio = npt.NDArray[np.float32]
 """Mono samples at 16 kHz in -1..1, shape ``(n,)``."""
@@ -124,6 +127,7 @@ class ShortContextWhisper:
     :param kind: name of the model as in :data:`RECIPES`; found from the model itself when ``None``.
     :param language: language code; English-only models ignore it.
     :param initial_prompt: natural sentences that set the scene. Never a list of words: measured, lists invent speech.
+    :param probe: a few seconds of clear speech at 16 kHz for the self-test; without it only silence is tried.
     :raises RuntimeError, ValueError, OSError: when the folder holds no usable model, in the loader's own words.
     """
 
@@ -138,6 +142,7 @@ class ShortContextWhisper:
         language: str = "en",
         initial_prompt: str | None = None,
         recipe: Recipe | None = None,
+        probe: Audio | None = None,
     ) -> None:
         self._whisper = WhisperModel(
             model_path,
@@ -163,7 +168,7 @@ class ShortContextWhisper:
         if self.recipe.short:
             silence = self._encode(np.zeros((1, self._mels, WINDOW_FRAMES), np.float32))
             self._tail = silence[:, -self.recipe.tail_frames :]
-            self._self_test()
+            self._self_test(probe)
 
     def decode(self, batch: Sequence[Audio]) -> list[Decoded]:
         """Decode each piece of audio on its own; pieces of similar length share one pass.
@@ -254,21 +259,36 @@ class ShortContextWhisper:
         size = next((name for (_, width), name in _KINDS.items() if width == silence.shape[2]), "unknown")
         return size if self._model.is_multilingual else f"{size}.en"
 
-    def _self_test(self) -> None:
-        """Silence must be recognised as such and must not loop, else this model does not take the recipe."""
+    def _self_test(self, probe: Audio | None) -> None:
+        """Silence must be recognised as such, and speech heard as the full window hears it; else the recipe is off."""
+        self.fallback = self._fails_on_silence() or (self._fails_on_speech(probe) if probe is not None else None)
+        if self.fallback is not None:
+            _LOG.warning("%s", self.fallback)
+            self.recipe = replace(FULL_WINDOW, name="full_window_by_self_test")
+            self._tail = None
+
+    def _fails_on_silence(self) -> str | None:
         noise = np.random.default_rng(1).standard_normal(RATE_HZ).astype(np.float32) * np.float32(10 ** (-50 / 20))
-        clips = {"digital silence": np.zeros(RATE_HZ, np.float32), "faint noise": noise}
-        for name, clip in clips.items():
+        for name, clip in {"digital silence": np.zeros(RATE_HZ, np.float32), "faint noise": noise}.items():
             heard = self._pass([self._whisper.feature_extractor(clip, padding=160)], full=False)[0]
             if heard.no_speech_prob <= heard.no_speech_above or heard.capped:
-                self.fallback = (
-                    f"{self.kind} does not take short-context decoding: on {name} it answers {heard.text!r} "
-                    f"(no_speech_prob {heard.no_speech_prob:.2f}); using the full window, about eight times the work"
-                )
-                _LOG.warning(self.fallback)
-                self.recipe = replace(FULL_WINDOW, name="full_window_by_self_test")
-                self._tail = None
-                return
+                return self._not_taken(f"it hears {heard.text!r} in {name} (no_speech_prob {heard.no_speech_prob:.2f})")
+        return None
+
+    def _fails_on_speech(self, probe: Audio) -> str | None:
+        mel = self._whisper.feature_extractor(probe[: round(MAX_INPUT_S * RATE_HZ)], padding=160)
+        short, full = self._pass([mel], full=False)[0], self._pass([mel], full=True)[0]
+        # Loops begin where speech breaks off in mid-word: so several beginnings of the clip are tried too.
+        cuts = [mel[:, : round(seconds * FRAMES_PER_S)] for seconds in (0.8, 1.2, 1.6, 2.4, 4.0)]
+        if any(self._pass([cut], full=False)[0].capped for cut in cuts):
+            return self._not_taken("it does not stop where the speech does")
+        alike = SequenceMatcher(None, short.text.lower().split(), full.text.lower().split(), autojunk=False).ratio()
+        if short.capped or short.no_speech_prob > short.no_speech_above or alike < LEAST_AGREEMENT:
+            return self._not_taken(f"it hears {short.text[:80]!r} where the full window hears {full.text[:80]!r}")
+        return None
+
+    def _not_taken(self, why: str) -> str:
+        return f"{self.kind} does not take short-context decoding: {why}; using the full window, which costs more"
 
 
 def split_long(audio: Audio, limit_s: float = MAX_INPUT_S) -> list[Audio]:

@@ -153,7 +153,7 @@ class AsrPool:
         job = _Job(priority, self._number, segment, future, clock.monotonic_ms())
         self._jobs[job.number] = job
         future.add_done_callback(lambda _: self._jobs.pop(job.number, None))
-        if self._stop_asked.is_set():
+        if self._stop_asked.is_set() or segment.rate_hz <= 0:
             self._give_up(job, ASR_FAILED)
             return future
         heapq.heappush(self._waiting, job)

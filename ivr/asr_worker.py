@@ -11,21 +11,28 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
+from audio.resample import to_float
 from audio.types import Segment, Transcript
+from audio.wavio import read_wav
 from ivr import clock
 
 if TYPE_CHECKING:
     from audio.transcribe import Transcriber
+
+_LOG = logging.getLogger(__name__)
 
 LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
@@ -61,8 +68,21 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
         threads=settings.threads,
         language=settings.language,
         initial_prompt=settings.initial_prompt,
+        probe=_probe(settings.language),
     )
     return Transcriber(whisper), {"kind": whisper.kind, "recipe": whisper.recipe.name, "fallback": whisper.fallback}
+
+
+def _probe(language: str) -> npt.NDArray[np.float32] | None:
+    """The notice prompt as speech for the self-test; only English ones are shipped."""
+    if language != "en":
+        return None
+    clip = resources.files("audio") / "catalogue" / "en" / "16000" / "notice.wav"
+    if not clip.is_file():
+        _LOG.warning("%s is missing: the model's self-test hears silence only", clip)
+        return None
+    recording = read_wav(clip.read_bytes(), str(clip))
+    return to_float(recording.channels[0], recording.rate_hz, 16_000)
 
 
 def decode_timed(transcriber: Transcriber, segments: Sequence[Segment]) -> list[Transcript]:

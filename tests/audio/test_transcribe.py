@@ -1,0 +1,137 @@
+"""Guards and preparation, without a model; and the real model through both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from audio.level import dbov
+from audio.transcribe import GUARDS, INVENTIONS, Transcriber, dropped_by, prepare
+from audio.types import Pcm, Segment
+from audio.whisper import Decoded
+from ivr.asr import SyncAsr
+
+GOOD = Decoded("I want a manager", -0.3, 0.2, 1.0, 5, False, False, 0.5)
+
+
+def segment(samples: Pcm, rate_hz: int = 8000) -> Segment:
+    return Segment(samples, rate_hz, 1000, 1000 + len(samples) * 1000 // rate_hz, 900)
+
+
+def test_believable_result_passes_every_guard() -> None:
+    """Nothing is dropped without a reason."""
+    assert dropped_by(GOOD) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "heard"),
+    [
+        ("empty", replace(GOOD, text=" ...")),
+        ("no_speech", replace(GOOD, no_speech_prob=0.9)),
+        ("no_speech", replace(GOOD, no_speech_prob=0.55, avg_logprob=-0.9)),
+        ("no_speech", replace(GOOD, no_speech_prob=0.55, avg_logprob=-0.2, compression_ratio=1.8)),
+        ("repetition", replace(GOOD, compression_ratio=2.5)),
+        ("low_logprob", replace(GOOD, avg_logprob=-1.3)),
+        ("invention", replace(GOOD, text="Thanks for watching!", no_speech_prob=0.45)),
+        ("invention", replace(GOOD, text="You", avg_logprob=-1.0)),
+    ],
+)
+def test_each_guard_drops_what_it_is_for(name: str, heard: Decoded) -> None:
+    """The transcript says which guard it was."""
+    assert dropped_by(heard) == name
+
+
+def test_every_guard_is_shown_by_a_case_above() -> None:
+    """A guard without a case would be a guess."""
+    shown = {mark.args[1][at][0] for mark in test_each_guard_drops_what_it_is_for.pytestmark for at in range(8)}
+    assert shown == {guard.name for guard in GUARDS}
+
+
+def test_confident_speech_in_the_doubtful_band_is_kept() -> None:
+    """Speech peaked just over the threshold in measurement, decoded with confidence."""
+    assert dropped_by(replace(GOOD, no_speech_prob=0.52)) is None
+
+
+def test_common_words_said_with_confidence_are_kept() -> None:
+    """A caller may say "thank you"."""
+    assert dropped_by(replace(GOOD, text="Thank you.")) is None
+
+
+def test_inventions_are_written_as_they_are_compared() -> None:
+    """An entry with a capital or a comma would never match."""
+    assert all(re.fullmatch(r"[a-z]+( [a-z]+)*", each) for each in INVENTIONS)
+
+
+@pytest.mark.parametrize("level", [-40.0, -26.0, -12.0])
+def test_prepare_brings_any_speech_to_one_level_and_leaves_the_segment_alone(
+    say: Callable[..., Pcm], level: float
+) -> None:
+    """Loudness stays measurable on the segment; the decoder hears the same voice each time."""
+    samples = say("My mother is in hospital.", level_dbov=level)
+    before = samples.copy()
+    made = prepare(segment(samples))
+    assert made.dtype == np.float32
+    assert abs(len(made) - 2 * len(samples)) <= 1
+    assert dbov((made * 32767).astype(np.int16)) == pytest.approx(-26, abs=3)
+    assert float(np.abs(made).max()) < 1
+    assert (samples == before).all()
+
+
+def test_prepare_silence_and_nothing_stay_as_they_are() -> None:
+    """No noise is pulled up out of silence, and no division by nothing."""
+    assert not prepare(segment(np.zeros(8000, np.int16))).any()
+    assert len(prepare(segment(np.zeros(0, np.int16)))) == 0
+
+
+def test_transcriber_keeps_order_and_call_clock() -> None:
+    """Times are the segments' own, whatever the decoder did."""
+
+    class Echo:
+        def decode(self, batch: object) -> list[Decoded]:
+            return [replace(GOOD, text=f"number {len(audio)}") for audio in batch]  # type: ignore[attr-defined]
+
+    found = Transcriber(Echo()).transcribe([segment(np.zeros(800, np.int16)), segment(np.zeros(1600, np.int16))])
+    assert [(each.text, each.start_ms, each.end_ms) for each in found] == [
+        ("number 1600", 1000, 1100),
+        ("number 3200", 1000, 1200),
+    ]
+
+
+@pytest.mark.model
+def test_no_words_come_out_of_what_a_line_carries_besides_speech(
+    ears: SyncAsr, line_noises: Callable[[float], dict[str, Pcm]]
+) -> None:
+    """Even when every detector before it has failed: silence, noise, tones, breath, each at three lengths."""
+    invented = {}
+    for seconds in (0.6, 2.0, 5.0):
+        sounds = line_noises(seconds)
+        for name, found in zip(sounds, ears.decode_batch([segment(each) for each in sounds.values()]), strict=True):
+            assert found.dropped is not None or found.text
+            if found.text:
+                invented[name, seconds] = found.text
+    assert invented == {}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("level", [-40.0, -26.0])
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("No.", "no"),
+        ("Stop it now.", "stop"),
+        ("You people are completely useless.", "useless"),
+        ("Shut up and do your job, you idiot.", "idiot"),
+        ("Thank you very much for your help today.", "very much for your help"),
+    ],
+)
+def test_short_telephone_speech_survives_the_guards(
+    ears: SyncAsr, say: Callable[..., Pcm], text: str, key: str, level: float
+) -> None:
+    """What the guards are tuned against must not cost short real speech."""
+    quiet = np.zeros(1600, np.int16)
+    found = ears.decode(segment(np.concatenate([quiet, say(text, "flite:slt", level_dbov=level), quiet])))
+    assert key in found.text.lower(), found

@@ -1,0 +1,162 @@
+"""The short-context decoder against the full window, with the real model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from audio.transcribe import prepare
+from audio.types import Pcm, Segment
+from audio.whisper import FULL_WINDOW, RATE_HZ, RECIPES, Recipe, ShortContextWhisper, compression_ratio, split_long
+from ivr.models import ResolvedModel
+
+Speak = Callable[..., np.ndarray]
+TEXTS = (
+    "You people are completely useless.",
+    "I have been waiting for forty minutes and nobody has called me back.",
+    "Stop.",
+    "My broadband has been down since last Tuesday, can you please check the order?",
+)
+
+
+@pytest.fixture(scope="module")
+def whisper(speech_model: ResolvedModel) -> ShortContextWhisper:
+    """Loaded once, by its shape alone recognised as tiny.en."""
+    return ShortContextWhisper(speech_model.path)
+
+
+@pytest.fixture(scope="module")
+def spoken(say: Callable[..., Pcm]) -> Speak:
+    """Speech as the decoder eats it."""
+
+    def make(text: str, voice: str = "flite:slt") -> np.ndarray:
+        samples = say(text, voice)
+        return prepare(Segment(samples, 8000, 0, len(samples) // 8, 0))
+
+    return make
+
+
+def words(texts: Sequence[str]) -> list[str]:
+    return [each.lower().strip(" .,?!") for each in texts]
+
+
+@pytest.mark.model
+def test_tiny_en_is_recognised_and_passes_its_self_test(whisper: ShortContextWhisper) -> None:
+    """The recipe stands, and nothing had to fall back."""
+    assert (whisper.kind, whisper.recipe, whisper.fallback) == ("tiny.en", RECIPES["tiny.en"], None)
+
+
+@pytest.mark.model
+def test_short_context_says_what_was_said(whisper: ShortContextWhisper, spoken: Speak) -> None:
+    """Without the full window, without a loop."""
+    found = whisper.decode([spoken(TEXTS[0])])[0]
+    assert words([found.text]) == ["you people are completely useless"]
+    assert not found.full_window and not found.capped
+
+
+@pytest.mark.model
+def test_batch_equals_one_by_one(whisper: ShortContextWhisper, spoken: Speak) -> None:
+    """Order is kept, and company changes no words."""
+    batch = [spoken(text) for text in TEXTS]
+    together = whisper.decode([np.zeros(0, np.float32), *batch])
+    assert together[0].text == ""
+    assert words(each.text for each in together[1:]) == words(whisper.decode([each])[0].text for each in batch)
+
+
+@pytest.mark.model
+def test_empty_and_too_short_input_gives_empty_text(whisper: ShortContextWhisper) -> None:
+    """Nothing, one sample, 99 ms; and no batch at all."""
+    assert whisper.decode([]) == []
+    for count in (0, 1, RATE_HZ * 99 // 1000):
+        assert whisper.decode([np.zeros(count, np.float32)])[0].text == ""
+
+
+@pytest.mark.model
+def test_words_cut_in_the_middle_never_loop(whisper: ShortContextWhisper, spoken: Speak) -> None:
+    """Wherever the audio ends, the answer stays as short as the speech."""
+    audio = spoken(TEXTS[1])
+    cuts = [audio[: len(audio) * tenth // 10] for tenth in range(2, 10)]
+    for cut, found in zip(cuts, whisper.decode(cuts), strict=True):
+        assert found.tokens <= whisper.recipe.cap_tokens(len(cut) / RATE_HZ) + 1
+        assert found.compression_ratio < 2.4
+
+
+@pytest.mark.model
+def test_minute_of_talk_is_split_and_all_of_it_heard(whisper: ShortContextWhisper, spoken: Speak) -> None:
+    """Every sentence comes back, in order of saying."""
+    pause = np.zeros(RATE_HZ // 2, np.float32)
+    numbers = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+    parts = [part for number in numbers for part in (spoken(f"This is the sentence with number {number}."), pause)]
+    audio = np.concatenate([*parts, *parts])
+    assert len(audio) > 35 * RATE_HZ
+    text = whisper.decode([audio])[0].text.lower()
+    digits = [str(at + 1) for at in range(8)]
+    heard = [word for word in text.replace(".", " ").replace(",", " ").split() if word in (*numbers, *digits)]
+    positions = [(numbers.index(each) if each in numbers else digits.index(each)) for each in heard]
+    assert len(positions) >= 14
+    assert {0, 7} <= set(positions)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Recipe("no context after the speech", short=True, tail_frames=1, min_context_s=1, margin_s=0),
+        Recipe("cap too low", short=True, cap_base=1, cap_per_s=0.5),
+        Recipe("takes silence for speech", short=True, no_speech_above=1.0),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_recipe_that_does_not_fit_is_found_by_the_self_test_and_replaced(
+    speech_model: ResolvedModel, spoken: Speak, wrong: Recipe
+) -> None:
+    """The loader falls back to the full window by itself and says why; speech is still heard."""
+    whisper = ShortContextWhisper(speech_model.path, recipe=wrong, probe=spoken(" ".join(TEXTS)))
+    assert whisper.fallback is not None and "full window" in whisper.fallback
+    found = whisper.decode([spoken(TEXTS[0])])[0]
+    assert found.full_window
+    assert words([found.text]) == ["you people are completely useless"]
+
+
+@pytest.mark.model
+def test_initial_prompt_of_sentences_is_accepted_and_invents_nothing(
+    speech_model: ResolvedModel, spoken: Speak
+) -> None:
+    """It sets the scene; it is not repeated."""
+    whisper = ShortContextWhisper(speech_model.path, initial_prompt="The caller was angry. You are an idiot, he said.")
+    speech, silence = whisper.decode([spoken(TEXTS[3]), np.zeros(RATE_HZ, np.float32)])
+    assert "idiot" not in speech.text and "order" in speech.text.lower()
+    assert silence.no_speech_prob > silence.no_speech_above
+
+
+def test_folder_without_a_model_raises_the_loaders_words(tmp_path: object) -> None:
+    """The caller turns it into an error for people."""
+    with pytest.raises((RuntimeError, ValueError, OSError)):
+        ShortContextWhisper(str(tmp_path))
+
+
+def test_context_is_even_at_least_the_least_and_at_most_the_window() -> None:
+    """The encoder halves the frames, and has no more than 3,000."""
+    recipe = RECIPES["tiny.en"]
+    assert [recipe.context_frames(frames) for frames in (0, 101, 451, 900, 2950)] == [500, 500, 552, 1000, 3000]
+    assert FULL_WINDOW.short is False
+
+
+def test_split_long_loses_nothing_and_cuts_in_the_pause() -> None:
+    """Pieces join to the whole; none is longer than allowed; the cut lies in the silence."""
+    audio = np.full(RATE_HZ * 61, 0.1, np.float32)
+    audio[RATE_HZ * 26 : RATE_HZ * 26 + 800] = 0
+    pieces = split_long(audio)
+    assert (np.concatenate(pieces) == audio).all()
+    assert max(len(piece) for piece in pieces) <= 28 * RATE_HZ
+    assert abs(len(pieces[0]) - RATE_HZ * 26 - 400) <= 480
+    assert [len(piece) for piece in split_long(np.zeros(0, np.float32))] == [0]
+
+
+def test_compression_ratio_tells_a_loop_from_a_sentence() -> None:
+    """The measure and its threshold are Whisper's own."""
+    assert compression_ratio("I want to speak to a manager") < 1.5
+    assert compression_ratio("beep " * 40) > 2.4
+    assert compression_ratio("") == 0
