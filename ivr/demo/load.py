@@ -36,6 +36,7 @@ LEGS_A_WORKER = 100
 _DIAL_S = 15.0
 _STAGGER_MS = 40
 """Calls come one after the other: forty INVITEs in one millisecond is an attack, not a busy hour."""
+_ROOM_MS = 400
 _FAREWELL_S = 4.0
 _GRACE_S = 90.0
 """Beyond the calls' own length: dialling, hanging up, and the search for prompts."""
@@ -314,10 +315,12 @@ class _Leg:
 def _name_sounds(stretch: tuple[int, list[bytes]], prompts: Mapping[str, Pcm]) -> list[HeardSound]:
     offset_ms, frames = stretch
     samples = np.frombuffer(b"".join(frames), dtype=np.int16)
+    # A stretch begins at its first loud frame; a prompt may begin softly, so it is looked for with room before it.
+    roomy = np.pad(samples, RATE_HZ * _ROOM_MS // 1000)
     found = []
     for name, prompt in prompts.items():
-        for hit in find_prompt(samples, prompt, RATE_HZ):
-            start_ms = offset_ms + hit.offset_ms
+        for hit in find_prompt(roomy, prompt, RATE_HZ):
+            start_ms = offset_ms + hit.offset_ms - _ROOM_MS
             found.append(HeardSound(start_ms, start_ms + len(prompt) * 1000 // RATE_HZ, name, hit.score))
     whole = HeardSound(offset_ms, offset_ms + len(samples) * 1000 // RATE_HZ, None)
     return sorted(found, key=lambda sound: sound.start_ms) or [whole]
