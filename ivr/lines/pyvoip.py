@@ -347,7 +347,7 @@ class Client(SIPClient, asyncio.DatagramProtocol):
         if not trusted:
             self.counters["untrusted"] += 1
             if stamped.method == "INVITE":
-                log.warning("untrusted_invite", source=source[0], fix="add it to line.trusted_peers if it is yours")
+                self._log_untrusted(source[0])
                 self._answer_statelessly(stamped, 403, status_of(403).phrase, destination)
         elif message.fault is not None:
             self.counters["malformed"] += 1
@@ -355,6 +355,14 @@ class Client(SIPClient, asyncio.DatagramProtocol):
                 self._answer_statelessly(stamped, message.fault.status, message.fault.reason, destination)
         else:
             self._match(message, source, destination)
+
+    def _log_untrusted(self, ip: str) -> None:
+        """At the 1st, 2nd, 4th, 8th ... only: a scanner must not fill the disk."""
+        self.counters["untrusted_invites"] += 1
+        count = self.counters["untrusted_invites"]
+        if count & (count - 1) == 0:
+            fix = "add it to line.trusted_peers if it is yours"
+            log.warning("untrusted_invite", source=ip, count=count, fix=fix)
 
     def _is_trusted(self, ip: str) -> bool:
         registrar = self.registration.address if self.registration is not None else None

@@ -218,6 +218,9 @@ class SipLeg:
         if self._answer_due:
             self._answer_due = False
             fault = self._take_answer(ack)
+            if fault:
+                self._host.counters["answers_unusable"] += 1
+                log.info("answer_unusable", leg=self._log_id, why=fault)
             if fault and not self._told_up:
                 self._reason = f"no usable answer in the ACK: {fault}"
                 self._hear(DialogEvent.HANG_UP)
@@ -424,6 +427,8 @@ class SipLeg:
             choice = still_audio(answer, self._audio_index)
         except SdpError as exc:
             return str(exc)
+        if choice is None and not self._told_up:
+            return "it declines audio"
         self._offer = answer
         self._listen_to(choice)
         return ""

@@ -343,7 +343,10 @@ async def test_late_offer_comes_up_with_the_answer_in_the_ack(started: Any, peer
     await events.wait("up")
 
 
-@pytest.mark.parametrize("answer", ["", OFFER.replace("0 8 101", "9").replace("telephone-event", "G729")])
+@pytest.mark.parametrize(
+    "answer",
+    ["", OFFER.replace("audio 4000", "audio 0"), OFFER.replace("0 8 101", "9").replace("telephone-event", "G729")],
+)
 async def test_late_offer_without_usable_answer_is_ended(started: Any, peer_of: Any, answer: str) -> None:
     """Without an answer there is no media: BYE, and the leg was never up."""
     line, events = await started()
