@@ -52,7 +52,7 @@ def _set(words: str) -> frozenset[str]:
 
 
 _FILL = _set(
-    "a an the such absolute absolutely complete completely total totally utter utterly real really proper "
+    "about a an the such absolute absolutely complete completely total totally utter utterly real really proper "
     "properly right so very too pretty quite rather bit of kind sort type bunch pack load lot little big great "
     "massive huge old young fat ugly just all both nothing but truly honestly actually clearly obviously still "
     "always literally simply another some only lying two faced jumped up bone most biggest as freaking frigging "
@@ -207,7 +207,7 @@ def _subject_of(before: list[str], hit: Hit, verb: str, right: list[str]) -> Dir
         return Direction(Aim.SELF, 0.9, "said of oneself")
     if not subject and verb in ("are", "were") and right[:1] == ["you"]:
         return Direction(Aim.LISTENER, 0.8, "asks whether you are so")
-    if subject:
+    if subject and subject != "there":
         aim = Aim.OTHER if subject in _OTHERS else Aim.THING
         return Direction(aim, 0.8, f'said of somebody or something else ("{subject}")')
     return Direction(Aim.NOBODY, 0.5, "nobody in particular is meant")
@@ -252,7 +252,8 @@ def _denied_or_reported(tokens: Sequence[Token], hit: Hit, start: int) -> Direct
         while back > 0 and not tokens[back].lead and start - back < 8:
             back -= 1
         earlier = [t.text for t in tokens[back:start]]
-        if earlier and (earlier[-1] in _SAYING or earlier[-1] == "like"):
+        to_whom = earlier[-1:] and earlier[-1] in ("me", "us", "him", "her", "them") and _SAYING & set(earlier[-3:-1])
+        if to_whom or earlier[-1:] == ["like"] or _SAYING & set(earlier[-1:]):
             words = earlier + words
     inside = [t.text for t in tokens[hit.first : hit.last]]
     for at in range(len(words) - 1, -1, -1):
@@ -272,6 +273,8 @@ def _said(before: list[str], after: list[str], inside: list[str]) -> Direction |
     near = before[-5:]
     if _DENYING & set(near):
         return Direction(Aim.DENIED, 0.8, "says that this is not meant")
+    if "i" not in near and after[:1] == ["my"]:
+        return Direction(Aim.REPORTED, 0.8, "only reports what was said")
     if _SOMEBODY & set(near) or {"him", "her", "them", "me"} & set(after[:2]):
         if "i" in near and not {"him", "her", "them"} & set(after[:2]):
             return None

@@ -114,8 +114,9 @@ class Lexicon:
         start = at = _Node()
         for piece in pieces:
             join = _Node()
+            shared: dict[tuple[str, ...], _Node] = {(): at}
             for form in piece:
-                _path(at, form, join)
+                _path(shared, form, join)
             at = join
         at.ends.append(entry)
         for node in _here(start):
@@ -141,16 +142,16 @@ class Lexicon:
                     stack += [(n, i + 1) for key in (words[i], "_") for n in node.next.get(key, ())]
 
 
-def _path(start: _Node, form: tuple[str, ...], end: _Node) -> None:
+def _path(shared: dict[tuple[str, ...], _Node], form: tuple[str, ...], end: _Node) -> None:
+    """Lead ``form`` from ``shared[()]`` to ``end``; beginnings that forms have in common are walked once."""
     if not form:
-        start.also.append(end)
+        shared[()].also.append(end)
         return
-    at = start
-    for word in form[:-1]:
-        step = _Node()
-        at.next.setdefault(word, []).append(step)
-        at = step
-    at.next.setdefault(form[-1], []).append(end)
+    for length in range(1, len(form)):
+        if form[:length] not in shared:
+            step = shared[form[:length]] = _Node()
+            shared[form[: length - 1]].next.setdefault(form[length - 1], []).append(step)
+    shared[form[:-1]].next.setdefault(form[-1], []).append(end)
 
 
 def _here(node: _Node) -> Iterator[_Node]:

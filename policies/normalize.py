@@ -141,7 +141,7 @@ def _canonical(raw: str, vocabulary: Vocabulary) -> tuple[str, ...]:
 def _contraction(word: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     for ending, full in _ENDINGS:
         if word.endswith(ending) and len(word) > len(ending):
-            return (_plain(word[: -len(ending)], vocabulary), full)
+            return (*_canonical(word[: -len(ending)], vocabulary), full)
     head, _, tail = word.rpartition("'")
     if tail == "s" and head:
         return (head, "is") if head in _IS else (_plain(head, vocabulary), "'s")
@@ -186,6 +186,6 @@ def _letters(tokens: list[Token]) -> list[Token]:
         near = [tokens[j].text for j in (i - 1, i + 1) if 0 <= j < len(tokens)]
         if any(len(t) == 1 and t not in ("u", "r", "i", "a") for t in near) or any(t.isdigit() for t in near):
             continue
-        if token.text == "u" or {"u", "you"} & set(near[:1]):
+        if token.text == "u" or (i and out[i - 1].text == "you"):
             out[i] = replace(token, text=_LETTER_WORDS[token.text])
     return out
