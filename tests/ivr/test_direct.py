@@ -175,14 +175,30 @@ async def test_stop_during_an_action_fails_it_at_once() -> None:
         gone.set()
 
 
-async def raw_peer(behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> asyncio.Server:
-    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            await behave(reader, writer)
-            writer.close()
-            await writer.wait_closed()
+@contextlib.asynccontextmanager
+async def raw_peer(
+    behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A peer of bare sockets; gives its URL, and leaves no connection behind."""
+    served_tasks: set[asyncio.Task[None]] = set()
 
-    return await asyncio.start_server(served, "127.0.0.1", 0)
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served_tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await behave(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async with await asyncio.start_server(served, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        server.close()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*served_tasks)
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x00\x01garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"])
@@ -193,8 +209,7 @@ async def test_peer_that_does_not_speak_http_is_an_error_not_a_crash(sent: bytes
         await reader.readuntil(b"}")
         writer.write(sent)
 
-    server = await raw_peer(behave)
-    async with server, controlling(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/") as control:
+    async with raw_peer(behave) as url, controlling(url) as control:
         with pytest.raises(PbxError, match="cannot be reached") as caught:
             await control.hang_up(CALL, "why")
         assert caught.value.retryable
@@ -213,11 +228,7 @@ async def test_peer_that_drips_bytes_runs_out_of_time() -> None:
                 async with asyncio.timeout(0.02):
                     await reader.read(1)
 
-    server = await raw_peer(behave)
-    async with (
-        server,
-        controlling(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", timeout_ms=400) as control,
-    ):
+    async with raw_peer(behave) as url, controlling(url, timeout_ms=400) as control:
         began = clock.monotonic_ms()
         with pytest.raises(PbxError, match="no answer within"):
             await control.hang_up(CALL, "why")
