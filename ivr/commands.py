@@ -76,6 +76,34 @@ async def _run(config: Config, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout; the last one is the summary.")
+@click.option("--speed", type=click.FloatRange(0.5, 4.0), default=1.0, help="Divides pauses between lines; 0.5 to 4.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("firmline-demo"), help="Folder for recordings."
+)
+@shared_options
+@click.pass_obj
+def demo(context: Context, as_json: bool, speed: float, out: Path) -> None:
+    """Two live calls on this machine, no PBX needed: real softphones, SIP, RTP and Whisper.
+
+    A caller turns on the agent, is warned, goes on, and is handed to the supervisor; another is upset but civil and is
+    left alone. Takes about two minutes. Ends 0 only if what should have happened did.
+
+    \b
+    Example:
+      firmline demo --out /tmp/demo
+    """
+    from ivr.demo.run import run_demo
+    from ivr.demo.show import JsonShow, TerminalShow
+
+    config = context.config()
+    _logging(config.model_copy(update={"log": config.log.model_copy(update={"level": "error"})}))
+    summary = asyncio.run(run_demo(out.absolute(), JsonShow() if as_json else TerminalShow(), speed=speed))
+    if not summary["ok"]:
+        raise SystemExit(1)
+
+
+@cli.command()
 @shared_options
 @click.pass_obj
 def check(context: Context) -> None:

@@ -1,0 +1,5 @@
+"""``python -m ivr`` is ``firmline``."""
+
+from ivr.cli import main
+
+main()
