@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 MAX_CHARS = 100_000
 """No utterance is longer; a text that is gets judged by its beginning, so that it can stall nobody."""
@@ -124,6 +125,7 @@ def tokenize(text: str, vocabulary: Vocabulary) -> list[Token]:
     return [replace(t, start=origin[t.start], end=origin[t.end - 1] + 1) for t in tokens]
 
 
+@lru_cache(maxsize=4096)
 def words_of(text: str) -> tuple[str, ...]:
     """Canonical words of a pack's own phrase, spelled as in the pack."""
     return tuple(token.text for token in tokenize(text, Vocabulary((), ())))

@@ -329,13 +329,13 @@ def load(text: str, source: str, read: Read) -> Pack:
     Raises:
         YamlError: every problem with file:line: key, those of an extended pack under that pack's own name.
     """
-    spec, _ = _resolve(text, source, read, ())
+    spec, lexicon, _ = _resolve(text, source, read, ())
     content = json.dumps(spec.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-    return Pack(spec, f"{spec.name}@{digest}", _compile(spec, source, {}))
+    return Pack(spec, f"{spec.name}@{digest}", lexicon)
 
 
-def _resolve(text: str, source: str, read: Read, chain: tuple[str, ...]) -> tuple[PackSpec, dict[str, Any]]:
+def _resolve(text: str, source: str, read: Read, chain: tuple[str, ...]) -> tuple[PackSpec, Lexicon, dict[str, Any]]:
     data, lines = parse(text, source)
     if not isinstance(data, dict):
         raise YamlError([Problem(source, 1, "", f"expected a mapping of keys, found {type(data).__name__}")])
@@ -352,11 +352,10 @@ def _resolve(text: str, source: str, read: Read, chain: tuple[str, ...]) -> tupl
             loop = " -> ".join((*here, parent_source))
             what = "goes in a circle" if parent_source in here else f"is more than {MAX_EXTENDS} packs deep"
             raise YamlError([Problem(source, at, "extends", f"{what}: {loop}")])
-        _, base = _resolve(parent_text, parent_source, read, here)
+        _, _, base = _resolve(parent_text, parent_source, read, here)
         merged = _merge(base, data, ())
     spec = validate(merged, lines, source, PackSpec)
-    _compile(spec, source, lines)
-    return spec, merged
+    return spec, _compile(spec, source, lines), merged
 
 
 def _merge(base: Any, over: Any, path: Path) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from ivr.judge import load_pack
 from policies.ladder import LadderState, Rung
-from policies.pack import Mode, Pack
+from policies.pack import Mode, Pack, Step
 from policies.types import (
     Audience,
     CallEnded,
@@ -139,6 +139,15 @@ def test_confidence_below_minimum_is_recorded_only(standard: Pack) -> None:
     out = bench.say("idiot, haha")
     assert prompts(out) == []
     assert records(out, "signal")[0].data["held"] == "not sure enough to count"
+
+
+def test_track_without_an_end_repeats_its_last_step(standard: Pack) -> None:
+    """A pack may warn for ever; the shared ladder does not end a call on a track that has no ending."""
+    person = standard.track("person").model_copy(update={"steps": (Step.WARNING, Step.FINAL_WARNING)})
+    tracks = standard.spec.tracks.model_copy(update={"person": person})
+    pack = Pack(standard.spec.model_copy(update={"tracks": tracks}), standard.version, standard.lexicon)
+    bench = Bench(pack)
+    assert [bench.strike(INSULT) for _ in range(4)] == ["warning", *["final_warning"] * 3]
 
 
 # --- language track ---------------------------------------------------------------------------------------------------
