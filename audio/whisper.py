@@ -82,7 +82,7 @@ FULL_WINDOW = Recipe("full_window", short=False)
 RECIPES: dict[str, Recipe] = {
     "tiny.en": Recipe("short_context", short=True),
 }
-"""Models known to accept the spliced tail, by what :func:`model_kind` makes of them."""
+"""Models known to accept the spliced tail, by the kind that their shape tells."""
 
 _KINDS = {(4, 384): "tiny", (6, 512): "base", (12, 768): "small", (24, 1024): "medium", (32, 1280): "large"}
 
