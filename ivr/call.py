@@ -70,18 +70,24 @@ TABLE: Mapping[tuple[Phase, Happening], Phase] = {
 }
 
 
+CLOCK_KEYS = frozenset({"heard_ms", "decided_ms", "start_ms", "end_ms"})
+"""Keys of the engine's records that hold times on the clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """Per-call settings, already validated.
 
     ``linger_ms``: how long a call without legs keeps its rung. ``echo_tail_ms``: how long after a prompt what is heard
-    may still be its echo. ``no_audio_ms``: silence of RTP after which somebody is told.
+    may still be its echo. ``no_audio_ms``: silence of RTP after which somebody is told. ``deaf_ms``: how long the
+    caller's leg may be gone before that is a fault; at a normal end the two legs go one after the other.
     """
 
     transcribe_agent: bool = False
     echo_tail_ms: int = 200
     no_audio_ms: int = 8_000
     linger_ms: int = 2_000
+    deaf_ms: int = 1_500
 
 
 @dataclass(slots=True)
@@ -127,6 +133,8 @@ class CallCore:
         self._play: fx.Play | None = None
         self._echo_until_ms: int | None = None
         self._linger_until_ms: int | None = None
+        self._deaf_since: tuple[int, str] = (now_ms, "")
+        self._deaf_told = False
         self._ending = False
         self._hearing_failed_told = False
         self._out: list[fx.Effect] = []
@@ -164,7 +172,7 @@ class CallCore:
             self._move(Happening.ALL_LOST)
         elif leg.side is Side.CALLER:
             self._move(Happening.CALLER_LOST)
-            self._signal(now_ms, "deaf", f"we no longer hear the caller: {why}")
+            self._deaf_told, self._deaf_since = False, (now_ms, why)
         return self._flush()
 
     def close(self, why: str, now_ms: int) -> list[fx.Effect]:
@@ -298,6 +306,8 @@ class CallCore:
         if self.phase is Phase.ENDED:
             return None
         times = [self._echo_until_ms, self._linger_until_ms, self.engine.next_deadline_ms()]
+        if self.phase is Phase.DEAF and not self._deaf_told:
+            times.append(self._deaf_since[0] + self.options.deaf_ms)
         for leg in self._legs.values():
             times.append(leg.listener.next_deadline_ms())
             if not leg.silence_told:
@@ -316,6 +326,10 @@ class CallCore:
                 self._signal(
                     now_ms, "no_audio", f"no audio from the {leg.side.value} leg: check RTP between PBX and us"
                 )
+        since_ms, why = self._deaf_since
+        if self.phase is Phase.DEAF and not self._deaf_told and since_ms + self.options.deaf_ms <= now_ms:
+            self._deaf_told = True
+            self._signal(now_ms, "deaf", f"we no longer hear the caller: {why}")
         if self._echo_until_ms is not None and self._echo_until_ms <= now_ms:
             self._echo_until_ms = None
             self._mark_over_prompt(False, now_ms)
@@ -359,12 +373,17 @@ class CallCore:
                 self._out.append(fx.Tell(action.audience, action.text, action.page))
             case pol.StartCountdown():
                 data = {"action": "countdown", "kind": action.kind.value, "why": action.why}
-                data["deadline_ms"] = str(action.deadline_ms - self.started_ms)
-                self._journal(JournalEvent.SIGNAL, now_ms, data)
+                deadline_ms = action.deadline_ms - self.started_ms
+                self._journal(JournalEvent.SIGNAL, now_ms, {**data, "deadline_ms": deadline_ms})
             case pol.StopCountdown():
                 self._journal(JournalEvent.SIGNAL, now_ms, {"action": "countdown_stopped", "why": action.why})
             case pol.Record():
-                self._journal(JournalEvent(action.event), now_ms, action.data)
+                data = {k: self._since_start(k, v) for k, v in action.data.items()}
+                self._journal(JournalEvent(action.event), now_ms, data)
+
+    def _since_start(self, key: str, value: object) -> object:
+        """The engine speaks in clock time; the journal counts from the call's start."""
+        return value - self.started_ms if key in CLOCK_KEYS and isinstance(value, int) else value
 
     def _attempts(self, kind: EndKind) -> tuple[EndKind, ...]:
         """The ending asked for, then the pack's fallbacks if it is the pack's own ending."""

@@ -148,7 +148,7 @@ class CallSession:
             case fx.Journal():
                 self._journal(effect)
             case fx.Tell():
-                self._log.info("told", audience=effect.audience.value, notice=effect.text, page=effect.page)
+                self._log.info("told", audience=effect.audience.value, detail=effect.text, page=effect.page)
                 self._world.metrics.told(effect.audience.value, page=effect.page)
             case fx.Finished():
                 self._on_finished(self)

@@ -41,6 +41,8 @@ def test_call_insult_plays_the_warning_and_says_when_it_was_heard_and_decided() 
     [done] = bench.rows(JournalEvent.ACTION_DONE)
     assert done["first_rtp_ms"] >= done["decided_ms"]
     assert bench.core.engine.rung.value == "warned"
+    [strike] = bench.rows(JournalEvent.STRIKE)
+    assert strike["heard_ms"] == asked["heard_ms"] and strike["decided_ms"] == asked["decided_ms"]
 
 
 def test_call_civil_anger_changes_nothing() -> None:
@@ -188,6 +190,9 @@ def test_call_losing_only_the_caller_leg_is_told_and_is_not_an_ending() -> None:
     bench = Bench()
     bench.take(bench.core.leg_down("c", "rtp timeout", bench.now_ms))
     assert bench.core.phase is Phase.DEAF
+    assert bench.all(fx.Tell) == [], "at a normal end the other leg goes a moment later"
+    bench.wait(5_000)
+    assert len(bench.all(fx.Tell)) == 1
     assert "no longer hear the caller" in bench.all(fx.Tell)[-1].text
     assert bench.all(fx.Finished) == []
 
