@@ -380,7 +380,13 @@ class Client(SIPClient, asyncio.DatagramProtocol):
         transaction = known.create(request, destination, self.gen_tag())
         if transaction is not None:
             message.inbound = Inbound(request, source, transaction)
-            self.parse_message(message)
+            try:
+                self.parse_message(message)
+            except Exception:
+                if transaction.last is None:
+                    # Our bug must not leave the peer waiting, nor the transaction open for ever.
+                    self.respond(message.inbound, 500)
+                raise
 
     def _hear_ack(self, ack: SipMessage) -> None:
         transaction = self.server_transactions.find(ack, "INVITE")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import baresip
 import numpy as np
-from baresip import Account, Config, Event, Runtime, UserAgent
+from baresip import Account, CallState, Config, Event, Runtime, UserAgent
 from baresip.errors import AudioNotActive, AudioRestarted
 
 RATE_HZ = 8000
@@ -19,7 +19,7 @@ class Softphone:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self.seen: set[tuple[int, Event]] = set()
+        self.seen: dict[tuple[int, Event], baresip.StackEvent] = {}
         self.changed = asyncio.Event()
 
     async def start(self) -> None:
@@ -33,7 +33,7 @@ class Softphone:
 
     def _note(self, event: baresip.StackEvent) -> None:
         # Kept from before dial() returns: a fast answer is over by then.
-        self.seen.add((event.call, event.event))
+        self.seen[(event.call, event.event)] = event
         self.changed.set()
 
     async def _until(self, event: Event) -> None:
@@ -45,6 +45,9 @@ class Softphone:
         headers = {"X-Firmline-Call": call_ref, "X-Firmline-Side": side}
         self.call = await self.agent.dial(f"sip:firmline@{self.target}", headers=headers)
         await self._until(Event.CALL_ESTABLISHED)
+        if self.call.state is not CallState.ESTABLISHED:
+            # The answer was over before dial() returned, so the call object never heard of it.
+            self.call._on_stack_event(self.seen[(self.call.handle, Event.CALL_ESTABLISHED)])
         return "up"
 
     async def tone(self, hz: str) -> str:
@@ -68,6 +71,15 @@ class Softphone:
         spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part))))
         hz = float(np.argmax(spectrum)) * RATE_HZ / len(part)
         return f"{hz:.0f} {np.abs(part).max():.0f}"
+
+    async def drain(self) -> str:
+        """Throw away what is still on its way through the softphone: read until nothing loud came for 100 ms."""
+        quiet = 0
+        while quiet < 5:
+            heard = np.frombuffer(self._read(), np.int16)
+            quiet = 0 if len(heard) and np.abs(heard).max() > 500 else quiet + 1
+            await self._tick()
+        return "drained"
 
     def _read(self) -> bytes:
         try:

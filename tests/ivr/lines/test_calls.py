@@ -521,3 +521,19 @@ def answer_to(request: Any) -> str:
     """A 200 to a request the peer got."""
     kept = [f"{k}: {v}" for k, v in request.headers if k in ("Via", "From", "To", "Call-ID", "CSeq")]
     return "\r\n".join(["SIP/2.0 200 OK", *kept, "Content-Length: 0", "", ""])
+
+
+async def test_fault_of_ours_gets_the_peer_500_and_leaves_other_calls(
+    started: Any, peer_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug while handling one request is counted, answered, and felt nowhere else."""
+    line, events = await started()
+    peer = await peer_of(line)
+    live = await peer.call()
+    monkeypatch.setattr(line._phone, "_offer", lambda inbound: 1 / 0)
+    dialog = peer.dialog()
+    await dialog.ask("INVITE", 500, body=OFFER)
+    dialog.ack(branch=dialog.branch)
+    assert line.counters.pop("faults") == 1
+    await live.ask("BYE", 200)
+    await events.wait("down")
