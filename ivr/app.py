@@ -75,7 +75,7 @@ class App:
 
     async def _start(self) -> None:
         config, loop = self.config, asyncio.get_running_loop()
-        self.parts = load_parts(config)
+        self.parts = await asyncio.to_thread(load_parts, config)  # a hub may be asked: minutes
         line_options = config.line.options()
         ears = config.ears
         self.asr = AsrPool(self.parts.model, ears.workers, ears.threads, options=asr_options(config))

@@ -28,7 +28,7 @@ from ivr.models import ResolvedModel
 ASR_FAILED = "asr_failed"
 OVERLOAD = "overload"
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("firmline.asr")
 _LOAD_TIMEOUT_S = 120.0
 _BACKOFF_S = (0.0, 0.2, 1.0, 5.0)
 _GONE = (asyncio.IncompleteReadError, ConnectionError, TimeoutError, BrokenPipeError, ValueError)

@@ -32,7 +32,7 @@ from ivr import clock
 if TYPE_CHECKING:
     from audio.transcribe import Transcriber
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("firmline.asr")
 
 LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1

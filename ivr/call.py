@@ -378,8 +378,8 @@ class CallCore:
             case pol.StopCountdown():
                 self._journal(JournalEvent.SIGNAL, now_ms, {"action": "countdown_stopped", "why": action.why})
             case pol.Record():
-                data = {k: self._since_start(k, v) for k, v in action.data.items()}
-                self._journal(JournalEvent(action.event), now_ms, data)
+                row = {k: self._since_start(k, v) for k, v in action.data.items()}
+                self._journal(JournalEvent(action.event), now_ms, row)
 
     def _since_start(self, key: str, value: object) -> object:
         """The engine speaks in clock time; the journal counts from the call's start."""

@@ -96,8 +96,7 @@ def demo(context: Context, as_json: bool, speed: float, out: Path) -> None:
     from ivr.demo.run import run_demo
     from ivr.demo.show import JsonShow, TerminalShow
 
-    config = context.config()
-    _logging(config.model_copy(update={"log": config.log.model_copy(update={"level": "error"})}))
+    _quiet_logging(context)
     summary = asyncio.run(run_demo(out.absolute(), JsonShow() if as_json else TerminalShow(), speed=speed))
     if not summary["ok"]:
         raise SystemExit(1)
@@ -220,6 +219,90 @@ def replay(context: Context, wavs: tuple[Path, ...], pack_name: str | None, as_j
             click.echo(f"timeline written to {plot}", err=True)
     if failed:
         raise SystemExit(1)
+
+
+@cli.group()
+def bench() -> None:
+    """Measure: the tables of docs/benchmarks.md, on this machine, with every part real."""
+
+
+def _bench_out(out: Path | None) -> Path:
+    return (out or Path(".bench")).absolute()
+
+
+@bench.command("reaction")
+@click.option("--runs", type=click.IntRange(1, 200), default=10, show_default=True, help="Abusive calls, one by one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for logs and recordings.  [default: .bench]")
+@shared_options
+@click.pass_obj
+def bench_reaction(context: Context, runs: int, as_json: bool, out: Path | None) -> None:
+    """End of the abusive words to the first prompt packet at the caller: median and worst.
+
+    \b
+    Example:
+      firmline bench reaction --runs 10
+    """
+    from ivr.bench import bench_reaction as measure
+
+    _quiet_logging(context)
+    _table(asyncio.run(measure(_bench_out(out), runs, _progress)), as_json)
+
+
+@bench.command("capacity")
+@click.option(
+    "--calls", type=click.IntRange(1, 500), default=20, show_default=True, help="Calls at once, two legs each."
+)
+@click.option("--minutes", type=click.FloatRange(0.5, 120), default=3.0, show_default=True, help="How long.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="ears.workers.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Folder for logs and the journal.  [default: .bench]"
+)
+@shared_options
+@click.pass_obj
+def bench_capacity(context: Context, calls: int, minutes: float, workers: int, as_json: bool, out: Path | None) -> None:
+    """Many calls at once: every expected warning, no other, loop stall, memory, lag.
+
+    Every fourth call holds one insult. Ends 1 when a warning was missing or one too many.
+
+    \b
+    Example:
+      firmline bench capacity --calls 20 --minutes 3
+    """
+    from ivr.bench import bench_capacity as measure
+
+    _quiet_logging(context)
+    result = asyncio.run(measure(_bench_out(out), calls, minutes, workers, _progress))
+    _table(result, as_json)
+    if result["warnings_heard"] != result["warnings_expected"] or result["sounds_unexpected"]:
+        raise FirmlineError("not every expected warning was heard, or one too many was")
+
+
+def _quiet_logging(context: Context) -> None:
+    config = context.config()
+    _logging(config.model_copy(update={"log": config.log.model_copy(update={"level": "error"})}))
+
+
+def _progress(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _table(result: dict[str, Any], as_json: bool) -> None:
+    """A result as one JSON object, or as Markdown that can go into docs/benchmarks.md as it is."""
+    if as_json:
+        _emit(result)
+        return
+    rows = result.get("rows")
+    if rows:
+        click.echo("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+        for row in rows:
+            click.echo("| " + " | ".join(str(value) for value in row.values()) + " |")
+        return
+    click.echo("| measure | value |\n|---|---|")
+    for key, value in result.items():
+        text = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        click.echo(f"| {key} | {text} |")
 
 
 @cli.group()

@@ -31,7 +31,7 @@ PII_KEYS = WORD_KEYS | {
 PROSE_KEYS = frozenset({"event", "error", "detail", "problem", "fix", "exception", "stack", "status"})
 """Keys whose prose is written by us or by a library."""
 
-WORDLESS_LOGGERS = ("ivr.lines.", "ivr.media", "ivr.rtp", "ivr.pacer", "ivr.calls")
+WORDLESS_LOGGERS = ("firmline.sip", "firmline.rtp", "firmline.calls", "firmline.asr")
 WORDLESS_PROSE_KEYS = PROSE_KEYS | {"why", "reason"}
 """Below the recogniser nobody holds a transcript: these modules may also explain themselves under ``why``, which from
 the judgement upward may quote the caller."""
@@ -46,6 +46,8 @@ _CHATTY = {
     "sqlalchemy": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
+    "matplotlib": logging.WARNING,
+    "websockets": logging.WARNING,
 }
 
 

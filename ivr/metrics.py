@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from ivr.lines.base import RegistrationState
 
-_log = structlog.get_logger("ivr.metrics")
+_log = structlog.get_logger("firmline.metrics")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REACTION_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)

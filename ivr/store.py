@@ -41,7 +41,7 @@ BATCH_ROWS = 500
 PRUNE_EVERY_MS = 3_600_000
 STOP_S = 2.0
 
-_log = structlog.get_logger("ivr.store")
+_log = structlog.get_logger("firmline.journal")
 _BROKEN = (sa.exc.SQLAlchemyError, sqlite3.Error, OSError)
 _INT64 = 2**63 - 1
 

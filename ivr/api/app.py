@@ -43,7 +43,7 @@ Extension = Annotated[str, Path(pattern=r"^[0-9A-Za-z*#+_.-]{1,64}$", descriptio
 Pressed = Annotated[Key, Path(description=_KEYS)]
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorOut, "description": "No such live call"}}
 
-_log = structlog.get_logger("ivr.api")
+_log = structlog.get_logger("firmline.api")
 
 
 def create_app(calls: CallDirectory, metrics: Metrics, events: EventFeed) -> FastAPI:

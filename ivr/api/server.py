@@ -22,7 +22,7 @@ STOP_S = 1.7
 UNREAD_TIMEOUT_MS = 15_000
 """A peer that acknowledges nothing for this long is gone (TCP_USER_TIMEOUT, RFC 5482); its socket is freed."""
 
-_log = structlog.get_logger("ivr.api.server")
+_log = structlog.get_logger("firmline.api")
 
 
 class _Server(uvicorn.Server):

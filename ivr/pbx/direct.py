@@ -34,7 +34,7 @@ _NOT_SET = (
     "no control URL is set, so calls cannot be transferred or ended: set pbx.control_url in config.yaml to the address "
     "of your PBX's control endpoint"
 )
-_log = structlog.get_logger("ivr.pbx.direct")
+_log = structlog.get_logger("firmline.pbx")
 
 
 class DirectControl:

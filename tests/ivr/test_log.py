@@ -91,7 +91,7 @@ def test_operational_prose_stays_readable(lines: Any) -> None:
 def test_reason_is_readable_below_the_recogniser_and_withheld_above(lines: Any) -> None:
     """A SIP engine's reason is ours; a reason of the judgement may quote the caller."""
     read = lines()
-    for name in ("ivr.lines.sipleg", "ivr.session"):
+    for name in ("firmline.sip", "firmline.call"):
         structlog.get_logger(name).info("leg_down", why="no ACK came in 32 s", note="no ACK came in 32 s")
     below, above = read()
     assert below["why"] == "no ACK came in 32 s" and above["why"] == below["note"] == WITHHELD
