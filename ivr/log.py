@@ -132,6 +132,7 @@ def _adopt_libraries() -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         library = logging.getLogger(name)
         library.handlers.clear()
+        library.setLevel(logging.NOTSET)  # uvicorn sets levels of its own for each server it configures
         library.propagate = True
         library.filters[:] = [f for f in library.filters if not isinstance(f, _RequestFilter)] + [_RequestFilter()]
     logging.captureWarnings(True)
