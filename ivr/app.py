@@ -8,8 +8,8 @@ are not touched by either.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 
 import structlog
 
