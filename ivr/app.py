@@ -95,17 +95,17 @@ class App:
         world = World(loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to)
         self.calls = Calls(world, self._engine, listener_factory(config), call_options(config), self.checks)
         self.calls.on_registration_changed = self._registration
+        self.line = PyvoipLine(line_options)
         self.api = ApiServer(create_app(self.calls, self.metrics, self.feed), config.api.host, config.api.port)
         self._stack.push_async_callback(self.api.stop)
         await self.api.start()
         self.stall = StallMonitor(self.metrics)
         self._stack.callback(self.stall.stop)
         self.stall.start()
-        self.line = PyvoipLine(line_options)
         self._stack.push_async_callback(self.line.stop)
         self._stack.callback(self.calls.close_all, "Firmline is stopping")
-        await self.line.start(self.calls)
         self._expose_counters()
+        await self.line.start(self.calls)
 
     def _expose_counters(self) -> None:
         """Totals that the engines keep themselves, read when somebody asks for ``/metrics``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import signal
@@ -55,6 +56,10 @@ async def _run(config: Config, as_json: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     app = App(config)
     await app.start()
+    # What start-up made lives as long as we do. Left among the young, every full collection walks all of it and stalls
+    # the loop (measured: 100 ms for 136,000 objects; frozen, none).
+    gc.collect()
+    gc.freeze()
     try:
         stopping = loop.create_task(stop.wait())
         ready = loop.create_task(app.registered.wait())
