@@ -110,6 +110,7 @@ class App:
     def _expose_counters(self) -> None:
         """Totals that the engines keep themselves, read when somebody asks for ``/metrics``."""
         self.metrics.counted_elsewhere("sip", "SIP messages and faults by kind", lambda: dict(self.line.counters))
+        self.metrics.counted_elsewhere("rtp", "RTP packets, frames and faults by kind", self.line.media_totals)
         self.metrics.counted_elsewhere("asr", "Work of the recogniser", lambda: asdict(self.asr.stats()))
         self.metrics.counted_elsewhere(
             "journal",

@@ -144,7 +144,7 @@ class MediaStream:
         self._sink = sink
         self._loop = loop
         self._plane = plane
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = False
         self._in = Inbound()
         self._out = Outbound()

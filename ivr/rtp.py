@@ -11,6 +11,8 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections import Counter
+from dataclasses import asdict
 
 import structlog
 
@@ -53,6 +55,7 @@ class MediaPlane:
         self._heard: set[MediaStream] = set()
         self._delivery_pending = False
         self._faults = 0
+        self._closed: Counter[str] = Counter()
 
     @property
     def faults(self) -> int:
@@ -95,12 +98,21 @@ class MediaPlane:
         self._selector.register(stream.socket, selectors.EVENT_READ, stream)
         return stream
 
+    def totals(self) -> dict[str, int]:
+        """Counters of every stream there was, summed, and the faults of our own threads: for metrics."""
+        out = Counter(self._closed)
+        for stream in list(self._streams):
+            out.update(_countable(stream.stats()))
+        return {**out, "faults": self.faults}
+
     def departure_due(self, stream: MediaStream, due_ns: int | None) -> None:
         """A stream's next packet is due then."""
         self._pacer.schedule(stream, due_ns)
 
     def release(self, stream: MediaStream) -> None:
         """A stream closes: no thread looks at its socket any more."""
+        if stream in self._streams:
+            self._closed.update(_countable(stream.stats()))
         self._streams.discard(stream)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(stream.socket)
@@ -191,3 +203,8 @@ class MediaPlane:
     def _count_fault(self, event: str, **context: object) -> None:
         self._faults += 1
         _log.exception(event, faults=self._faults, **context)
+
+
+def _countable(stats: StreamStats) -> dict[str, int]:
+    """The counters of a stream without its jitter, which does not add up."""
+    return {name: count for name, count in asdict(stats).items() if name != "jitter_ms"}

@@ -36,6 +36,10 @@ class PyvoipLine:
         self._events: LineEvents | None = None
         self._bound: Address = (options.local_ip, options.local_port)
 
+    def media_totals(self) -> dict[str, int]:
+        """Counters of the media plane, for metrics; empty while the line is down."""
+        return {} if self._media is None else self._media.totals()
+
     async def start(self, events: LineEvents) -> None:
         """Bind the SIP socket, start the media plane, begin to register.
 

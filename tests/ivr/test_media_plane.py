@@ -126,6 +126,23 @@ async def test_voice_is_heard_as_frames_on_the_loop_thread(plane: MediaPlane) ->
         assert stream.stats().received == 25
 
 
+async def test_totals_keep_what_closed_streams_counted(plane: MediaPlane) -> None:
+    """A page of metrics must not go backwards when a call ends."""
+    ear = Ear()
+    stream = plane.open(ear)
+    stream.set_remote("127.0.0.1", 9, CODECS, 101, "sendrecv")
+    phone = Phone(stream.local_port)
+    phone.raw(b"\x80" * 5)
+    for number in range(5):
+        phone.voice(number)
+    await ear.until(lambda: len(ear.frames) >= 5)
+    live = plane.totals()
+    stream.close()
+    phone.socket.close()
+    closed = plane.totals()
+    assert live["received"] == closed["received"] == 5 and closed["malformed"] == 1 and closed["faults"] == 0
+
+
 async def test_burst_is_handed_over_in_few_batches(plane: MediaPlane) -> None:
     """A stalled loop gets what waited in one call, not one a packet."""
     with leg(plane) as (stream, ear, phone):
