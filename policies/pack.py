@@ -159,6 +159,8 @@ class EndingSpec(_Model):
     def _no_repeats(self) -> Self:
         if len({self.kind, *self.fallbacks}) != len(self.fallbacks) + 1:
             raise ValueError("fallbacks must not repeat one another nor `kind`")
+        if EndKind.HANGUP in self.fallbacks:
+            raise ValueError("`hangup` cannot be a fallback: the closing prompt promised the caller something else")
         return self
 
 

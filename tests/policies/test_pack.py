@@ -107,6 +107,7 @@ def test_extends_unknown_pack_is_refused(tmp_path: Path) -> None:
         ("tracks:\n  conduct:\n    steps: [warning]\n", "it never ends a call"),
         ("tracks:\n  safeguard:\n    categories: []\n", "`safeguard` must hold the category `safeguard`"),
         ("ending:\n  fallbacks: [transfer]\n", "fallbacks must not repeat"),
+        ("ending:\n  fallbacks: [hangup]\n", "promised the caller something else"),
         ("prompts:\n  warning: calming\n", "every use needs its own prompt"),
         ("lexicon:\n  oaf: {category: insult, form: noun}\n", "needs `needs_target: true`"),
         ("lexicon:\n  oaf: {category: rude}\n", "mine.yaml:5: lexicon.oaf.category: "),
