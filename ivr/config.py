@@ -121,7 +121,7 @@ class PbxConfig(Section):
     kind: Literal["direct"] = "direct"
     control_url: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
     control_secret: str = ""
-    timeout_ms: Annotated[int, Field(ge=200, le=30_000)] = 5_000
+    timeout_ms: Annotated[int, Field(ge=200, le=120_000)] = 20_000
     transfer_to: Annotated[str, Field(pattern=r"^[0-9A-Za-z*#+_.-]+$")] = "299"
 
 
