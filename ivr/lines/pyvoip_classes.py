@@ -484,10 +484,6 @@ class Client(SIPClient, asyncio.DatagramProtocol):
     def send_bye(self, leg: SipLeg) -> None:
         """Our BYE, with the dialog's route set and target; the call stays known until it is answered or given up."""
         assert isinstance(leg, Call)
-        uri, headers, to = leg.dialog.next_request("BYE")
-        branch = self.gen_branch()
-        via = f"SIP/2.0/UDP {self.bound[0]}:{self.bound[1]};branch={branch};rport"
-        data = build_request("BYE", uri, via, [*headers, ("User-Agent", "Firmline")])
         self._bye_pending.add(leg)
 
         def done(response: SipMessage | None) -> None:
@@ -496,7 +492,19 @@ class Client(SIPClient, asyncio.DatagramProtocol):
             self._bye_pending.discard(leg)
             self._forget(leg)
 
-        self.client_transactions.send(branch, "BYE", data, to, done)
+        self._send_inside(leg, "BYE", done)
+
+    def send_probe(self, leg: SipLeg) -> None:
+        """Our OPTIONS inside the dialog; the leg is told how it was answered."""
+        self.counters["probes"] += 1
+        self._send_inside(leg, "OPTIONS", lambda answer: leg.hear_probe(answer.status if answer else None))
+
+    def _send_inside(self, leg: SipLeg, method: str, done: Callable[[SipMessage | None], None]) -> None:
+        uri, headers, to = leg.dialog.next_request(method)
+        branch = self.gen_branch()
+        via = f"SIP/2.0/UDP {self.bound[0]}:{self.bound[1]};branch={branch};rport"
+        data = build_request(method, uri, via, [*headers, ("User-Agent", "Firmline")])
+        self.client_transactions.send(branch, method, data, to, done)
 
     def open_media(self, leg: SipLeg) -> Stream:
         """A stream of the media plane whose sink is the leg. Raises: LineError: ports used up."""

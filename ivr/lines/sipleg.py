@@ -86,6 +86,8 @@ class LegHost(Protocol):
 
     def send_bye(self, leg: SipLeg) -> None: ...
 
+    def send_probe(self, leg: SipLeg) -> None: ...
+
     def open_media(self, leg: SipLeg) -> Stream: ...
 
     def leg_over(self, leg: SipLeg) -> None: ...
@@ -131,6 +133,8 @@ class SipLeg:
         self._reason = ""
         self._told_up = self._told_down = False
         self._timers: list[asyncio.TimerHandle] = []
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._heard_audio = False
         self._acts: dict[Act, Callable[[], None]] = {
             Act.SEND_100: lambda: self._provisional(100),
             Act.SEND_180: lambda: self._provisional(180),
@@ -184,6 +188,7 @@ class SipLeg:
 
     def on_frames(self, frames: Sequence[AudioFrame]) -> None:
         """Pass audio on while the leg is up; what arrives before the ACK or after the end is nobody's."""
+        self._heard_audio = True
         if self._told_up and not self._told_down:
             self._host.events.on_frames(self, frames)
 
@@ -291,6 +296,17 @@ class SipLeg:
             if found:
                 self.on_dtmf(found[1].decode().upper(), self._host.clock_ms())
 
+    def hear_probe(self, status: int | None) -> None:
+        """The answer to our OPTIONS; ``None`` when none came. Whoever answers at all is alive and knows the dialog,
+        unless he says that he does not (RFC 5057 section 5.1)."""
+        if self.dialog.state not in ANSWERED:
+            return
+        if status in (None, 408, 481):
+            self._reason = "the peer no longer knows this leg" if status else "no audio, and no answer from the peer"
+            self._hear(DialogEvent.HANG_UP)
+        else:
+            self._arm_probe()
+
     def bye_now(self) -> None:
         """The engine stops: a BYE that waits for an ACK waits no longer."""
         if self.dialog.state is DialogState.ENDING:
@@ -363,7 +379,21 @@ class SipLeg:
             self._unacked[1].stop()
             self._unacked = None
 
+    def _arm_probe(self) -> None:
+        self._heard_audio = False
+        self._probe_timer = self._host.loop.call_later(self._host.timers.probe_ms / 1000, self._probe)
+
+    def _probe(self) -> None:
+        """A PBX that died or was restarted sends no BYE: without this its legs would hold their places for ever."""
+        if self._heard_audio:
+            self._arm_probe()
+        else:
+            self._host.send_probe(self)
+
     def _close_media(self) -> None:
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+            self._probe_timer = None
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -371,6 +401,7 @@ class SipLeg:
     def _report_up(self) -> None:
         if not self._told_up and not self._told_down:
             self._told_up = True
+            self._arm_probe()
             log.info("leg_up", leg=self._log_id)
             self._tell(lambda: self._host.events.on_leg_up(self))
 

@@ -32,6 +32,8 @@ class Timers:
     """A 1xx is due when the owner has not decided by then (RFC 3261 section 17.2.1)."""
     no_answer_ms: int = 60_000
     """An offered leg that nobody answers is refused with 480 after this long."""
+    probe_ms: int = 30_000
+    """A leg from which no audio came for so long is asked whether its peer still knows it."""
     retry_min_ms: int = 2_000
     retry_max_ms: int = 60_000
     """Bounds of the back-off of a failed registration."""
@@ -192,7 +194,7 @@ class ServerTransactions:
 
 
 class ClientTransactions:
-    """Requests of ours that wait for a final response: REGISTER and BYE (RFC 3261 section 17.1.2)."""
+    """Requests of ours that wait for a final response: REGISTER, BYE, OPTIONS (RFC 3261 section 17.1.2)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timers: Timers, send: Send, counters: Counter[str]) -> None:
         self._loop, self._timers, self._send, self._counters = loop, timers, send, counters
