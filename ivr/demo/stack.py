@@ -38,6 +38,7 @@ _MAX_CATCH_UP_TICKS = 50
 _COMMAND_CEILING_S = 5.0
 _BACKGROUND_CEILING_S = 1.0
 _MAX_EARLY = 256
+_PORT_ATTEMPTS = 5
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +240,17 @@ class Dialog:
             return False
 
 
+def _free_port() -> int:
+    """A port that is free for UDP and TCP now: baresip listens on both."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.bind((LOOPBACK, 0))
+            port: int = udp.getsockname()[1]
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp, contextlib.suppress(OSError):
+                tcp.bind((LOOPBACK, port))
+                return port
+
+
 class Extension:
     """One SIP address on our stack (``sip:<user>@127.0.0.1:<port>``): dials, and is dialled."""
 
@@ -277,24 +289,29 @@ class Stack:
         self.clock = MediaClock()
 
     async def __aenter__(self) -> Stack:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((LOOPBACK, 0))
-            self.port = probe.getsockname()[1]
+        # A port that was free a moment ago may be somebody's by now: then another one.
+        for attempt in range(_PORT_ATTEMPTS):
+            try:
+                self._runtime = await self._start_on(_free_port())
+                break
+            except self._baresip.BaresipError as exc:
+                if attempt == _PORT_ATTEMPTS - 1:
+                    raise PhoneError(f"the softphone stack did not start: {exc}") from exc
+        self.clock.start()
+        self._runtime.subscribe(self._keep_early)
+        return self
+
+    async def _start_on(self, port: int) -> Any:
+        self.port = port
         runtime = self._baresip.Runtime(native_log_level="error")
         config = self._baresip.Config(
             net_interface=LOOPBACK,
             max_concurrent_calls=None,
             expose_headers=(HEADER_CALL, HEADER_SIDE, HEADER_AGENT),
-            extra_config_text=f"sip_listen {LOOPBACK}:{self.port}\naudio_jitter_buffer_type off\n",
+            extra_config_text=f"sip_listen {LOOPBACK}:{port}\naudio_jitter_buffer_type off\n",
         )
-        try:
-            await runtime.start(config)
-        except self._baresip.BaresipError as exc:
-            raise PhoneError(f"the softphone stack did not start: {exc}") from exc
-        self._runtime = runtime
-        self.clock.start()
-        runtime.subscribe(self._keep_early)
-        return self
+        await runtime.start(config)
+        return runtime
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
