@@ -1,0 +1,107 @@
+"""The service dies or is stopped in the middle of a call: the human call goes on, and the next process takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import pytest_asyncio
+
+from ivr.clock import monotonic_ms, wall_s
+from ivr.demo.exchange import CallState
+from tests.ivr.service import LiveCall, Site, alive, children, eventually
+
+pytestmark = [pytest.mark.sip, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
+
+
+LATER_MS = 1_200
+"""Rows from before this pause are older than the second that a kill may cost; a prompt lasts longer."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A site whose service each test ends, and which each test leaves with a new one."""
+    async with Site(tmp_path_factory.mktemp("site")) as opened:
+        yield opened
+
+
+async def listening(call: LiveCall) -> None:
+    """The caller is in the middle of a sentence."""
+    call.site.stack.spawn(call.insulted())
+    await call.site.stack.clock.pause(LATER_MS)
+
+
+async def during_a_prompt(call: LiveCall) -> None:
+    """The warning is on its way into the caller's ear."""
+    await call.site.service.press(call.ext, "warn")
+    await call.until("action_done", action="play")
+    await call.site.stack.clock.pause(LATER_MS)
+
+
+async def during_the_countdown(call: LiveCall) -> None:
+    """The ending is decided; the countdown runs."""
+    await call.site.service.press(call.ext, "transfer")
+    await call.until("signal", action="countdown")
+    await call.until("action_done", action="play")
+    await call.site.stack.clock.pause(LATER_MS)
+
+
+@pytest.mark.parametrize("moment", [listening, during_a_prompt, during_the_countdown], ids=lambda f: f.__name__)
+async def test_killed_service_leaves_the_call_alone_and_the_next_one_reads_its_journal(
+    site: Site, moment: Callable[[LiveCall], Awaitable[None]]
+) -> None:
+    """kill -9: the parties go on hearing each other, the exchange keeps the call, rows over a second old are there."""
+    call = await site.call()
+    await moment(call)
+    pid, workers = site.service.pid, children(site.service.pid)
+    killed_at = datetime.fromtimestamp(wall_s(), UTC) - timedelta(seconds=1)
+    os.kill(pid, signal.SIGKILL)
+    safe = [row["event"] for row in call.rows if datetime.fromisoformat(row["at"]) < killed_at]
+    assert len(safe) >= 3
+
+    await site.stack.clock.pause(300)
+    assert await call.parties_hear_each_other()
+    assert site.exchange.calls[call.ref].state is CallState.BRIDGED
+    await eventually(lambda: _ended(workers))
+
+    await site.restart()
+    assert [event for event, _ in site.stored(call.ref)][: len(safe)] == safe
+    assert await call.parties_hear_each_other()
+    again = await site.call()
+    await again.until("leg_up", times=2)
+    assert (await site.get("/readyz")).status_code == 200
+    await asyncio.gather(call.caller.hang_up(), again.caller.hang_up())
+    await again.until("call_ended")
+
+
+async def _ended(pids: list[int]) -> bool:
+    return not any(alive(pid) for pid in pids)
+
+
+async def test_stopped_service_hangs_up_its_legs_and_leaves_the_call_alone(site: Site) -> None:
+    """SIGTERM in mid-call: out within three seconds with 0, legs ended by BYE, no process left, the call goes on."""
+    call = await site.call()
+    await site.service.press(call.ext, "warn")
+    await call.until("action_done", action="play")
+    pid, workers = site.service.pid, children(site.service.pid)
+    process = site.service._process
+    assert process is not None and len(workers) == 1
+    started_ms = monotonic_ms()
+    os.kill(pid, signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 3) == 0
+    assert monotonic_ms() - started_ms < 3_000
+    assert not any(alive(each) for each in [pid, *workers])
+    await eventually(lambda: _untapped(call))
+    assert site.exchange.calls[call.ref].state is CallState.BRIDGED
+    assert await call.parties_hear_each_other()
+    assert [event for event, _ in site.stored(call.ref)][-1] == "call_ended"
+    await call.caller.hang_up()
+    await site.restart()
+
+
+async def _untapped(call: LiveCall) -> bool:
+    return not call.site.exchange.calls[call.ref].taps
