@@ -67,6 +67,7 @@ class CallSession:
         self._playback: Playback | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_ms = 0
         self._log = log.bind(call=call_id, call_ref=core.call_ref)
 
     # --- what happens to the call -------------------------------------------------------------------------------------
@@ -120,13 +121,21 @@ class CallSession:
         self._arm_timer()
 
     def _arm_timer(self) -> None:
+        """Wake at the core's next deadline. A timer that is due sooner stays: waking early is harmless, and a deadline
+        that every frame pushes on would else cost a new timer a frame."""
+        due_ms = self.core.next_deadline_ms()
         if self._timer is not None:
+            if due_ms is not None and self._timer_due_ms <= due_ms:
+                return
             self._timer.cancel()
             self._timer = None
-        due_ms = self.core.next_deadline_ms()
         if due_ms is not None:
-            wait_s = max(0, due_ms - monotonic_ms()) / 1000
-            self._timer = self._world.loop.call_later(wait_s, self._do, self.core.on_deadline)
+            self._timer_due_ms = due_ms
+            self._timer = self._world.loop.call_later(max(1, due_ms - monotonic_ms()) / 1000, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._do(self.core.on_deadline)
 
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
