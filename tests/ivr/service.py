@@ -36,13 +36,13 @@ from ivr.demo.stack import RATE_HZ, Stack
 from ivr.prompts import load_catalogue
 
 CEILING_S = 12.0
-SHORT_MS = 2_000
+SHORT_MS = 1_600
 CALLER_HZ, AGENT_HZ = 400.0, 700.0
 T = TypeVar("T")
 
 
 def short_prompts(folder: Path) -> dict[str, Pcm]:
-    """The first two seconds of each shipped prompt, written to ``folder``: the same voice, less waiting."""
+    """The beginning of each shipped prompt, written to ``folder``: the same voice, less waiting."""
     folder.mkdir(parents=True, exist_ok=True)
     catalogue = load_catalogue()
     prompts = {name: catalogue.samples(name, RATE_HZ)[: RATE_HZ * SHORT_MS // 1000] for name in catalogue}
@@ -116,6 +116,11 @@ class LiveCall:
             story = [(r["event"], r["data"].get("why"), r["data"].get("words")) for r in self.rows[-20:]]
             raise TimeoutError(f"no {event} {data}; there were at last {story}") from None
         return [row for row in self.rows if _matches(row, event, data)][times - 1]
+
+    async def warned(self) -> None:
+        """The agent has had the warning played, and the caller has heard it."""
+        await self.site.service.press(self.ext, "warn")
+        await self.until("rung", to="warned")
 
     async def insulted(self, again: bool = False) -> None:
         """The caller turns on the agent."""

@@ -53,8 +53,7 @@ async def test_insults_are_warned_then_refused_by_the_pbx_then_transferred(site:
 async def test_keys_reach_the_right_call_and_pardon_stops_a_countdown(site: Site) -> None:
     """Two calls at once: warn, end, pardon and end again for one agent; nothing happens in the other's call."""
     call, other = await asyncio.gather(site.call(), site.call())
-    assert (await site.service.press(call.ext, "warn"))["call_ref"] == call.ref
-    await call.until("rung", to="warned")
+    await call.warned()
 
     assert (await site.service.press(call.ext, "end"))["rung"] == "ending"
     await call.until("action_done", action="play", prompt="closing_hangup")
@@ -113,16 +112,16 @@ async def test_prompt_playing_when_the_caller_hangs_up_leaves_nothing_behind(sit
     assert await site.well() and await site.metric("firmline_calls_live") == 0
 
 
-async def test_five_hundred_keys_pressed_at_once_harm_nobody(site: Site) -> None:
+async def test_two_hundred_keys_pressed_at_once_harm_nobody(site: Site) -> None:
     """A stuck key: each press is answered, no prompt is cut or ends the call, the other call's insult is warned."""
     call, other = await asyncio.gather(site.call(), site.call())
     speaking = asyncio.create_task(other.insulted())
-    answers = await asyncio.gather(*(site.post(f"/api/agents/{call.ext}/warn") for _ in range(500)))
+    answers = await asyncio.gather(*(site.post(f"/api/agents/{call.ext}/warn") for _ in range(200)))
     assert {answer.status_code for answer in answers} == {200}
     await speaking
     await other.until("rung", to="warned")
     await call.until("rung", to="warned")
-    await call.until("hotkey", times=500)
+    await call.until("hotkey", times=200)
     await call.caller.wait_quiet(200, 5)
     assert await call.in_ear(call.caller) in (["warning"], ["final_warning", "warning"])
     assert call.count("action_failed") == 0 and call.count("rung", to="ending") == 0 and await site.well()
