@@ -26,6 +26,8 @@ pytestmark = pytest.mark.sip
 OpenTaps = Callable[[], Awaitable[dict[str, Phone]]]
 WaitFor = Callable[[Kind], Awaitable[ExchangeEvent]]
 CALLER_HZ, AGENT_HZ, TAP_HZ, TARGET_HZ = 400.0, 700.0, 1100.0, 1500.0
+HEARD_MS = 200
+"""Of a 300 ms tone: who hears whom is the question here; a busy test machine slips a frame now and then."""
 
 
 def tone(hz: float, ms: int = 300) -> Pcm:
@@ -94,8 +96,8 @@ async def test_call_tapped_hears_each_side_once(room: Room, wait_for: WaitFor) -
     await asyncio.gather(room.caller.say(tone(CALLER_HZ)), room.agent.say(tone(AGENT_HZ)))
     await settle(room.caller, room.agent, *room.taps.values())
     ears = [room.caller.heard, room.agent.heard, room.taps["caller"].heard, room.taps["agent"].heard]
-    assert [tone_ms(t, CALLER_HZ) >= 260 for t in ears] == [False, True, True, False]
-    assert [tone_ms(t, AGENT_HZ) >= 260 for t in ears] == [True, False, False, True]
+    assert [tone_ms(t, CALLER_HZ) >= HEARD_MS for t in ears] == [False, True, True, False]
+    assert [tone_ms(t, AGENT_HZ) >= HEARD_MS for t in ears] == [True, False, False, True]
     assert tone_ms(room.caller.heard, CALLER_HZ) == 0
     assert room.taps["agent"].headers["x-firmline-agent"] == "201"
 
@@ -106,8 +108,8 @@ async def test_tap_speaking_is_heard_by_its_own_side_only(room: Room, wait_for: 
     await room.connect(wait_for)
     await asyncio.gather(room.taps["caller"].say(tone(TAP_HZ)), room.agent.say(tone(AGENT_HZ)))
     await settle(room.caller, room.agent)
-    assert tone_ms(room.caller.heard, TAP_HZ) >= 260
-    assert tone_ms(room.caller.heard, AGENT_HZ) >= 260
+    assert tone_ms(room.caller.heard, TAP_HZ) >= HEARD_MS
+    assert tone_ms(room.caller.heard, AGENT_HZ) >= HEARD_MS
     assert tone_ms(room.agent.heard, TAP_HZ) == 0
     assert tone_ms(room.taps["agent"].heard, TAP_HZ) == 0
 
@@ -119,8 +121,8 @@ async def test_tap_hangs_up_call_goes_on(room: Room, wait_for: WaitFor) -> None:
     await asyncio.gather(*(tap.hang_up() for tap in room.taps.values()))
     await asyncio.gather(room.caller.say(tone(CALLER_HZ)), room.agent.say(tone(AGENT_HZ)))
     await settle(room.caller, room.agent)
-    assert tone_ms(room.agent.heard, CALLER_HZ) >= 260
-    assert tone_ms(room.caller.heard, AGENT_HZ) >= 260
+    assert tone_ms(room.agent.heard, CALLER_HZ) >= HEARD_MS
+    assert tone_ms(room.caller.heard, AGENT_HZ) >= HEARD_MS
 
 
 TAP_PEER = """
@@ -172,7 +174,7 @@ async def test_tap_nobody_there_call_goes_on(room: Room, wait_for: WaitFor) -> N
     await wait_for(Kind.TAP_DOWN)
     await room.caller.say(tone(CALLER_HZ))
     await settle(room.agent)
-    assert tone_ms(room.agent.heard, CALLER_HZ) >= 260
+    assert tone_ms(room.agent.heard, CALLER_HZ) >= HEARD_MS
 
 
 async def post(url: str, order: Mapping[str, object]) -> tuple[int, dict[str, object]]:
@@ -193,8 +195,8 @@ async def test_control_transfer_moves_caller_to_target(room: Room, wait_for: Wai
         assert await post(server.url, order) == (200, {"ok": True})
     await asyncio.gather(room.caller.say(tone(CALLER_HZ)), room.supervisor.say(tone(TARGET_HZ)))
     await settle(room.caller, room.supervisor)
-    assert tone_ms(room.supervisor.heard, CALLER_HZ) >= 260
-    assert tone_ms(room.caller.heard, TARGET_HZ) >= 260
+    assert tone_ms(room.supervisor.heard, CALLER_HZ) >= HEARD_MS
+    assert tone_ms(room.caller.heard, TARGET_HZ) >= HEARD_MS
     assert tone_ms(room.agent.heard, TARGET_HZ) == 0
     assert [e.kind for e in room.exchange.events].count(Kind.TRANSFERRED) == 1
 
@@ -211,8 +213,8 @@ async def test_control_transfer_without_answer_leaves_bridge(room: Room, wait_fo
     assert room.exchange.calls[call].state is CallState.BRIDGED
     await asyncio.gather(room.caller.say(tone(CALLER_HZ)), room.agent.say(tone(AGENT_HZ)))
     await settle(room.caller, room.agent)
-    assert tone_ms(room.agent.heard, CALLER_HZ) >= 260
-    assert tone_ms(room.caller.heard, AGENT_HZ) >= 260
+    assert tone_ms(room.agent.heard, CALLER_HZ) >= HEARD_MS
+    assert tone_ms(room.caller.heard, AGENT_HZ) >= HEARD_MS
 
 
 async def test_control_transfer_unanswered_gives_up(room: Room, wait_for: WaitFor) -> None:
