@@ -30,7 +30,7 @@ tools: # programs the tests drive: sipp (a SIP peer), espeak-ng and flite (voice
 	@deploy/test-tools.sh
 
 test: $(READY) tools ## the test suite (real SIP, RTP and Whisper on loopback; under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## format, lint, types and import rules
 	@$(BIN)/ruff format --check .
