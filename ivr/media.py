@@ -33,6 +33,9 @@ FRAMES_WAITING_MAX = 150
 """Three seconds: a loop stalled for longer loses the oldest frames rather than memory."""
 
 _KEYS_WAITING_MAX = 32
+_DATAGRAMS_A_TURN = 64
+"""One datagram a turn would let a stranger's flood of a thousand a second crowd out the peer's fifty; without a bound
+one flooded leg would keep the receiver from all others."""
 _SENDING = ("sendrecv", "sendonly")
 _RECEIVING = ("sendrecv", "recvonly")
 
@@ -240,15 +243,16 @@ class MediaStream:
             )
 
     def ingest(self, buffer: memoryview) -> int | None:
-        """Receiver thread: read one datagram. Returns the deadline at which :meth:`on_deadline` is wanted."""
+        """Receiver thread: read what has come. Returns the deadline at which :meth:`on_deadline` is wanted."""
         with self._lock:
             if self._closed:
                 return None
-            try:
-                size, source = self.socket.recvfrom_into(buffer)
-            except BlockingIOError:
-                return self._in.next_deadline_ns()
-            self._queue(self._in.hear(buffer[:size], (source[0], source[1]), clock.monotonic_ns()))
+            for _ in range(_DATAGRAMS_A_TURN):
+                try:
+                    size, source = self.socket.recvfrom_into(buffer)
+                except BlockingIOError:
+                    break
+                self._queue(self._in.hear(buffer[:size], (source[0], source[1]), clock.monotonic_ns()))
             return self._in.next_deadline_ns()
 
     def on_deadline(self, now_ns: int) -> int | None:

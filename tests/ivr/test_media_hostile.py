@@ -111,6 +111,22 @@ async def test_hostile_datagrams_on_one_leg_leave_another_untouched(plane: Media
     assert plane.faults == 0
 
 
+async def test_flood_from_a_stranger_does_not_keep_the_peer_waiting(plane: MediaPlane, phone: socket.socket) -> None:
+    """Two hundred foreign packets before each of the peer's: every one of the peer's is heard, and at once."""
+    ear = Ear()
+    stream = opened(plane, phone, ear)
+    there = ("127.0.0.1", stream.local_port)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind(("127.0.0.2", 0))
+        async with asyncio.timeout(2):
+            for number in range(26):
+                for _ in range(200 if number else 0):
+                    stranger.sendto(voice(number, ssrc=9), there)
+                phone.sendto(voice(number), there)
+                await ear.until(lambda number=number: len(ear.frames) > number)  # type: ignore[misc]
+    assert (stream.stats().received, stream.stats().foreign) == (26, 5_000)
+
+
 async def test_sink_that_raises_is_counted_and_others_go_on(plane: MediaPlane, phone: socket.socket) -> None:
     """A bug in one consumer is not felt by the next."""
     broken, ear = opened(plane, phone, Ear(broken=True)), Ear()
