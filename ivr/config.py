@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from audio.endpoint import EndpointOptions
 from audio.types import PTIME_MS
 from ivr.errors import ConfigError
 from ivr.lines.base import LineOptions
@@ -134,6 +135,17 @@ class EndpointingConfig(Section):
     pre_roll_ms: Annotated[int, Field(ge=0, le=1_000)] = 240
     min_speech_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 120
     max_utterance_ms: Annotated[int, Field(ge=2_000, le=28_000)] = 12_000
+
+    @model_validator(mode="after")
+    def _durations_fit_each_other(self) -> Self:
+        EndpointOptions(
+            onset_ms=self.onset_ms,
+            hangover_ms=self.hangover_ms,
+            pre_roll_ms=self.pre_roll_ms,
+            min_speech_ms=self.min_speech_ms,
+            max_utterance_ms=self.max_utterance_ms,
+        )
+        return self
 
 
 class EarsConfig(Section):

@@ -58,6 +58,7 @@ def test_config_yaml_comments_every_key() -> None:
         ("line:\n  local_ip: pbx.example\n", "c.yaml:2: line.local_ip: expected an IPv4 address"),
         ("line:\n  trusted_peers: [10.0.0.1/8]\n", "c.yaml:2: line.trusted_peers: expected networks"),
         ("line:\n  max_legs: 900\n", "max_legs is 900: widen the range or lower max_legs"),
+        ("ears:\n  endpointing:\n    max_utterance_ms: 2000\n", "must be at least twice"),
         ("api:\n  host: 0.0.0.0\n", "only loopback (127.0.0.1) is allowed"),
         ("api:\n  port: 1\n  port: 2\n", "c.yaml:3: api.port: key given twice; first on line 2"),
         ("a: [1\n", "c.yaml:2: not valid YAML"),
