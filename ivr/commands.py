@@ -49,11 +49,16 @@ def run(context: Context, as_json: bool) -> None:
 
 
 async def _run(config: Config, as_json: bool) -> None:
+    import structlog
+
     from ivr.app import App
+    from ivr.limits import allow_open_files
 
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if problem := allow_open_files(config.line.max_legs):
+        structlog.get_logger("firmline.app").warning("too few open files allowed", detail=problem)
     app = App(config)
     await app.start()
     # What start-up made lives as long as we do. Left among the young, every full collection walks all of it and stalls
@@ -65,19 +70,29 @@ async def _run(config: Config, as_json: bool) -> None:
         ready = loop.create_task(app.registered.wait())
         await asyncio.wait({stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            told = app.ready()
-            if as_json:
-                _emit(told)
-            else:
-                click.echo(
-                    f"firmline {told['version']} is ready: {told['line']}, PBX {told['pbx']}, "
-                    f"model {told['model']}, {told['api']}"
-                )
-            sys.stdout.flush()
+            _say_ready(app.ready(), as_json)
         await stopping
         ready.cancel()
     finally:
         await app.stop()
+
+
+def _say_ready(told: dict[str, str], as_json: bool) -> None:
+    """Whoever closed our stdout, or filled its disk, must not cost the calls their ears."""
+    import structlog
+
+    try:
+        if as_json:
+            _emit(told)
+        else:
+            click.echo(
+                f"firmline {told['version']} is ready: {told['line']}, PBX {told['pbx']}, "
+                f"model {told['model']}, {told['api']}"
+            )
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as exc:
+        structlog.get_logger("firmline.app").warning("the ready line could not be written", error=str(exc))
 
 
 @cli.command()

@@ -10,6 +10,7 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -170,7 +171,7 @@ async def test_call_refs_with_odd_characters_are_just_names(site: Site, peer_of:
     for leg in legs.values():
         await leg.ask("BYE", 200)
     for ref in refs:
-        await eventually(lambda ref=ref: stored_end(site, ref))
+        await eventually(partial(stored_end, site, ref))
 
 
 async def stored_end(site: Site, ref: str) -> bool:
