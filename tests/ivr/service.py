@@ -325,6 +325,12 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def first_free_file(pid: int) -> int:
+    """The number of the next file descriptor it would get: as a limit, it leaves room for none."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    return next(number for number in itertools.count() if number not in used)
+
+
 def threads(pid: int) -> int:
     """How many threads it has."""
     return len(os.listdir(f"/proc/{pid}/task"))

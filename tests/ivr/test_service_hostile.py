@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,8 +16,9 @@ from functools import partial
 import pytest
 import pytest_asyncio
 
+from policies.types import Key
 from tests.ivr.lines.conftest import OFFER, Peer
-from tests.ivr.service import LiveCall, Site, eventually, open_files, resident_kb, threads, udp_ports
+from tests.ivr.service import LiveCall, Site, eventually, first_free_file, open_files, resident_kb, threads, udp_ports
 
 pytestmark = [pytest.mark.sip, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 
@@ -229,6 +231,42 @@ async def test_watcher_that_never_reads_is_waited_for_by_nobody(site: Site, peer
     await dialog.ask("BYE", 200)
     writer.transport.abort()
     assert await site.well()
+
+
+async def test_no_file_left_to_open_refuses_new_legs_for_a_while_and_keeps_the_old(site: Site, peer_of: PeerOf) -> None:
+    """Every file descriptor in use: a new leg gets 503 and a time to come back, the live one plays as ever."""
+    old, new = await peer_of(), await peer_of()
+    live = await old.call(headers=tapping("old", "caller", "e5"))
+    pid = site.service.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    await site.get("/healthz")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free_file(pid), hard))
+    try:
+        refused = new.dialog(headers=tapping("new", "caller"))
+        assert (await refused.ask("INVITE", 503, body=OFFER)).get("Retry-After")
+        refused.ack(branch=refused.branch)
+        assert (await site.post("/api/agents/e5/warn")).status_code == 200
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    call = LiveCall(site, "old", "e5", None, None)  # type: ignore[arg-type]
+    await call.until("rung", to="warned")
+    again = await new.call(headers=tapping("new", "caller"))
+    await again.ask("BYE", 200)
+    await live.ask("BYE", 200)
+    assert await site.well()
+
+
+async def test_any_key_at_any_rung_is_answered_and_harms_nothing(site: Site, peer_of: PeerOf) -> None:
+    """Two hundred random keys in four calls at once, whatever the ladder does meanwhile."""
+    legs = [await (await peer_of()).call(headers=tapping(f"any-{n}", "caller", f"a{n}")) for n in range(4)]
+    for _ in range(10):
+        pressed = [f"/api/agents/a{CHANCE.randrange(4)}/{CHANCE.choice(list(Key))}" for _ in range(20)]
+        answers = await asyncio.gather(*(site.post(path) for path in pressed))
+        assert {answer.status_code for answer in answers} == {200}
+        await site.stack.clock.pause(150)
+    assert await site.well() and (await site.get("/healthz")).status_code == 200
+    for leg in legs:
+        leg.send("BYE")
 
 
 async def test_hanging_up_is_done_by_the_exchange_after_the_closing_prompt(site: Site) -> None:
