@@ -223,6 +223,11 @@ class Site:
         self.service = self.new_service()
         await self.service.start()
 
+    async def ensure_service(self) -> None:
+        """A new process if an earlier test ended the last one."""
+        if not alive(self.service.pid):
+            await self.restart()
+
     def _row(self, row: Row) -> None:
         self.rows.append(row)
         self.more.set()

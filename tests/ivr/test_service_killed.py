@@ -55,6 +55,7 @@ async def test_killed_service_leaves_the_call_alone_and_the_next_one_reads_its_j
     site: Site, moment: Callable[[LiveCall], Awaitable[None]]
 ) -> None:
     """kill -9: the parties go on hearing each other, the exchange keeps the call, rows over a second old are there."""
+    await site.ensure_service()
     call = await site.call()
     await moment(call)
     pid, workers = site.service.pid, children(site.service.pid)
@@ -84,6 +85,7 @@ async def _ended(pids: list[int]) -> bool:
 
 async def test_stopped_service_hangs_up_its_legs_and_leaves_the_call_alone(site: Site) -> None:
     """SIGTERM in mid-call: out within three seconds with 0, legs ended by BYE, no process left, the call goes on."""
+    await site.ensure_service()
     call = await site.call()
     await site.service.press(call.ext, "warn")
     await call.until("action_done", action="play")
@@ -100,7 +102,6 @@ async def test_stopped_service_hangs_up_its_legs_and_leaves_the_call_alone(site:
     assert await call.parties_hear_each_other()
     assert [event for event, _ in site.stored(call.ref)][-1] == "call_ended"
     await call.caller.hang_up()
-    await site.restart()
 
 
 async def _untapped(call: LiveCall) -> bool:

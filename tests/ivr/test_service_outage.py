@@ -78,9 +78,8 @@ async def test_journal_locked_during_a_call_is_told_and_caught_up(site: Site) ->
         assert await call.in_ear(call.caller) == ["warning"]
         other.execute("ROLLBACK")
     await journal_check(site, ok=True)
-    await call.caller.hang_up()
-    await call.until("call_ended")
     await eventually(lambda: all_stored(call))
+    await call.caller.hang_up()
 
 
 async def test_disk_full_during_a_call_is_told_and_caught_up(site: Site) -> None:
@@ -97,9 +96,8 @@ async def test_disk_full_during_a_call_is_told_and_caught_up(site: Site) -> None
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
     await journal_check(site, ok=True)
-    await call.caller.hang_up()
-    await call.until("call_ended")
     await eventually(lambda: all_stored(call))
+    await call.caller.hang_up()
     assert await site.well()
 
 
