@@ -179,11 +179,17 @@ class Peer(asyncio.DatagramProtocol):
         self._waiting.append((wanted, future))
         return await asyncio.wait_for(future, CEILING_S)
 
-    async def response(self, status: int, cseq: str = "") -> Reply:
-        """The next response with that status; any other final for the same CSeq fails the test at once."""
-        reply = await self.get(
-            lambda r: (r.status >= 200 or r.status == status) and (not cseq or r.cseq == cseq) and r.status != 0
-        )
+    async def response(self, status: int, cseq: str = "", call_id: str = "") -> Reply:
+        """The next response with that status; any other final for the same CSeq fails the test at once.
+
+        With ``call_id`` only that dialog's: a port that was another peer's a moment ago may still get its answers.
+        """
+
+        def ours(r: Reply) -> bool:
+            fits = (not cseq or r.cseq == cseq) and (not call_id or r.get("Call-ID") == call_id)
+            return fits and r.status != 0 and (r.status >= 200 or r.status == status)
+
+        reply = await self.get(ours)
         assert reply.status == status, reply.start
         return reply
 
@@ -270,7 +276,7 @@ class PeerDialog:
     async def ask(self, method: str, status: int, **parts: Any) -> Reply:
         """Send a request of this dialog and return the answer, which must have that status."""
         self.send(method, **parts)
-        return await self.peer.response(status, f"{parts.get('cseq', self.cseq)} {method}")
+        return await self.peer.response(status, f"{parts.get('cseq', self.cseq)} {method}", self.call_id)
 
 
 @pytest.fixture
