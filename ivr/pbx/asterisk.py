@@ -1,0 +1,406 @@
+"""Asterisk (and FreePBX) as a PBX: taps calls by itself and acts on them, over the manager interface alone.
+
+Owns: one :class:`~ivr.pbx.ami.AmiClient`, one :class:`~ivr.pbx.watch.CallWatch`, the timers between them, and the
+actions on the human call. What is asked of the PBX counts as done only when the PBX's events show it:
+
+| action   | asked by       | done when                                   | else                            |
+|----------|----------------|---------------------------------------------|---------------------------------|
+| transfer | ``Redirect``   | the caller is in a new bridge with somebody | next target; last of all: agent |
+| hang up  | ``Hangup``     | the caller's channel is gone                | ``PbxError``                    |
+| pause    | ``QueuePause`` | ``QueueStatus`` shows the member paused     | ``PbxError``                    |
+| tap      | ``Originate``  | the leg reaches us as a SIP call            | again, with back-off            |
+
+``Redirect`` answers Success even to an extension that does not exist or has no phone, and drops the caller there; so
+both are asked for first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from ivr.clock import monotonic_ms
+from ivr.errors import PbxError
+from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
+from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
+from ivr.pbx.base import CallRef
+from ivr.pbx.watch import CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
+
+log = structlog.get_logger("firmline.pbx")
+
+SPY_OPTIONS = "qowSEu"
+RING_MS = 5_000
+"""A tap leg is answered by us at once; one that rings longer is not going to be."""
+NEEDED_ACTIONS = {
+    "Originate": "originate",
+    "Redirect": "call",
+    "Hangup": "call",
+    "Status": "call",
+    "Getvar": "call",
+    "ExtensionState": "call",
+}
+"""Manager actions we use and the ``write=`` class that allows each."""
+PAUSE_REASON = "Firmline: a minute after a hard call"
+_NOBODY_THERE = frozenset({"UNAVAILABLE"})
+_STATE_BUSY, _STATE_UNAVAILABLE = 2, 4
+"""Values of ``ExtensionState``'s Status; -1 and -2 say that there is no hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsteriskOptions:
+    """Validated settings. ``agents`` and ``colleagues`` are shell patterns of endpoint names."""
+
+    ami: AmiOptions
+    tap_endpoint: str
+    agents: tuple[str, ...]
+    colleagues: tuple[str, ...] = ()
+    context: str = "from-internal"
+    fallbacks: tuple[str, ...] = ()
+    answer_ms: int = 20_000
+    pause_ms: int = 60_000
+
+
+class AsteriskPbx:
+    """A :class:`ivr.pbx.base.PbxControl` that also attaches: calls of guarded agents are tapped without being asked."""
+
+    def __init__(self, options: AsteriskOptions) -> None:
+        self._options = options
+        self._watch = CallWatch(options.tap_endpoint, options.agents, options.colleagues)
+        self._ami = AmiClient(options.ami, on_event=self._hear, on_up=self._resync)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._paused: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._tap_problem: str | None = None
+        self.on_call_over: Callable[[str], None] = lambda _ref: None
+        """Told the reference of each tapped call that is over."""
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once. A PBX that is down is tried again for ever."""
+        self._ami.start()
+
+    async def stop(self) -> None:
+        """Give paused agents back, then close; never raises."""
+        for queue, interface in list(self._paused):
+            try:
+                await self._unpause(queue, interface)
+            except PbxError as exc:
+                log.warning("an agent stays paused", interface=interface, error=str(exc))
+        self._disarm()
+        await self._ami.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def problem(self) -> str | None:
+        """Why the PBX cannot be used now, or ``None``."""
+        return self._ami.problem or self._tap_problem
+
+    # --- attaching ----------------------------------------------------------------------------------------------------
+
+    def _hear(self, event: AmiMessage) -> None:
+        if event.event == "OriginateResponse" and event.get("ActionID").startswith("firmline-"):
+            self._placed(event)
+        self._carry_out(self._watch.hear(event, monotonic_ms()))
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_result(None)
+
+    def _placed(self, event: AmiMessage) -> None:
+        if event.get("Response") == "Success":
+            self._tap_problem = None
+        else:
+            self._tap_problem = (
+                f"Firmline's own phone {self._options.tap_endpoint} could not be reached by the PBX, so calls are not "
+                "heard: is it registered (line.server) and is pbx.asterisk.tap_endpoint its name there?"
+            )
+
+    async def _resync(self) -> None:
+        rows = await self._ami.event_list("Status")
+        channels = [_channel_of(row) for row in rows if row.event == "Status"]
+        self._carry_out(self._watch.resync(channels, monotonic_ms()))
+        log.info("calls of the PBX read", channels=len(channels))
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case PlaceTap():
+                    self._spawn(self._place(command))
+                case DropTap():
+                    self._spawn(self._drop(command))
+                case CallOver():
+                    self.on_call_over(command.call_ref)
+        self._disarm()
+        due_ms = self._watch.next_deadline_ms()
+        if due_ms is not None:
+            wait_s = max(0, due_ms - monotonic_ms()) / 1000
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        if self._ami.problem is None:  # else the next login reads everything anew
+            self._carry_out(self._watch.on_deadline(monotonic_ms()))
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _place(self, tap: PlaceTap) -> None:
+        headers = {HEADER_CALL: tap.call_ref, HEADER_SIDE: tap.side.value, HEADER_AGENT: tap.agent_ext}
+        try:
+            await self._ami.action(
+                "Originate",
+                ("Channel", f"PJSIP/{self._options.tap_endpoint}"),
+                ("ChannelId", tap.tap_id),
+                ("Application", "ChanSpy"),
+                ("Data", f"{tap.channel},{SPY_OPTIONS}"),
+                ("Timeout", str(RING_MS)),
+                ("Async", "true"),
+                *(("Variable", f"PJSIP_HEADER(add,{name})={value}") for name, value in headers.items()),
+                action_id=tap.tap_id,
+            )
+        except PbxError as exc:
+            self._tap_problem = f"calls cannot be tapped: {exc}"
+            log.warning("tap not placed", call_ref=tap.call_ref, side=tap.side.value, error=str(exc))
+            self._watch.tap_failed(tap.tap_id, monotonic_ms())
+            self._carry_out([])
+
+    async def _drop(self, tap: DropTap) -> None:
+        try:
+            await self._ami.action("Hangup", ("Channel", tap.channel))
+            log.info("tap dropped", channel=tap.channel, why=tap.why)
+        except PbxError as exc:  # gone already, most of the time
+            log.debug("tap not dropped", channel=tap.channel, error=str(exc))
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    async def transfer(self, call: CallRef, target: str, why: str) -> None:
+        """Move the caller to ``target`` or, in order, the fallbacks; returns when somebody there speaks with them.
+
+        Raises:
+            PbxError: no target can be reached (then the caller was not moved), nobody answered (then the caller was
+                sent back to the agent), or the caller has hung up.
+        """
+        watched = self._together(call)
+        self._watch.hold(watched)
+        handed_on = False
+        try:
+            await self._move(watched, tuple(dict.fromkeys((target, *self._options.fallbacks))))
+            handed_on = True
+        finally:
+            self._carry_out(self._watch.settle_move(watched, handed_on=handed_on, now_ms=monotonic_ms()))
+
+    async def _move(self, call: WatchedCall, targets: tuple[str, ...]) -> None:
+        refusals: list[str] = []
+        moved = False
+        for target in targets:
+            refusal = await unreachable(self._ami, self._options.context, target)
+            if refusal is None:
+                moved = True
+                refusal = await self._redirect(call, target)
+            if refusal is None:
+                log.info("transferred", call_ref=call.ref, target=target)
+                return
+            refusals.append(refusal)
+            log.warning("transfer target failed", call_ref=call.ref, target=target, reason=refusal)
+        told = "; ".join(refusals)
+        if not moved:
+            raise PbxError(f"transfer: {told}; the caller stays with the agent")
+        back = await self._redirect(call, call.agent_ext)
+        raise PbxError(f"transfer: {told}; " + (back or f"the caller is back with agent {call.agent_ext}"))
+
+    async def _redirect(self, call: WatchedCall, target: str) -> str | None:
+        """Move the caller and wait for company.
+
+        Raises:
+            PbxError: the caller is gone.
+        """
+        caller = self._watch.channel(call.caller)
+        if caller is None:
+            raise PbxError("transfer: the caller hung up")
+        left, context = caller.bridge, self._options.context
+        try:
+            await self._ami.action(
+                "Redirect", ("Channel", caller.name), ("Context", context), ("Exten", target), ("Priority", "1")
+            )
+        except PbxError as exc:
+            return str(exc)
+
+        def over() -> bool:
+            now = self._watch.channel(call.caller)
+            return now is None or (now.bridge not in ("", left) and bool(self._watch.company(now.uniqueid)))
+
+        answered = await self._until(over, self._options.answer_ms)
+        if self._watch.channel(call.caller) is None:
+            raise PbxError(f"transfer: the caller was gone before {target} answered")
+        return None if answered else f"nobody answered at {target} within {self._options.answer_ms} ms"
+
+    async def hang_up(self, call: CallRef, why: str) -> None:
+        """End the human call by its caller's channel.
+
+        Raises:
+            PbxError: refused, or the channel is still there when the time is over.
+        """
+        watched = self._together(call)
+        caller = self._watch.channel(watched.caller)
+        assert caller is not None
+        await self._ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
+        if not await self._until(lambda: self._watch.channel(caller.uniqueid) is None, self._options.ami.timeout_ms):
+            raise PbxError("hangup: the PBX took the request, but the caller's channel is still there")
+
+    async def pause_agent(self, call: CallRef, why: str) -> None:
+        """Pause the agent in every queue they are a member of, for ``pause_ms``; queues already paused stay so.
+
+        Raises:
+            PbxError: the agent is in no queue, or the pause did not take.
+        """
+        agent = call.agent_ext or ""
+        members = [row for row in await self._members() if _is_member(row, agent)]
+        if not members:
+            raise PbxError(f"pause: {agent or 'the agent'} is a member of no queue")
+        for row in (row for row in members if row.get("Paused") != "1"):
+            key = (row.get("Queue"), row.get("Location"))
+            await self._queue_pause(*key, paused=True)
+            loop = asyncio.get_running_loop()
+            self._paused[key] = loop.call_later(self._options.pause_ms / 1000, self._pause_over, *key)
+        still = [row for row in await self._members() if _is_member(row, agent) and row.get("Paused") != "1"]
+        if still:
+            raise PbxError(f"pause: {agent} is still not paused in queue {still[0].get('Queue')}")
+
+    def _pause_over(self, queue: str, interface: str) -> None:
+        self._spawn(self._unpause(queue, interface))
+
+    async def _unpause(self, queue: str, interface: str) -> None:
+        timer = self._paused.pop((queue, interface), None)
+        if timer is not None:
+            timer.cancel()
+            await self._queue_pause(queue, interface, paused=False)
+
+    async def _queue_pause(self, queue: str, interface: str, *, paused: bool) -> None:
+        await self._ami.action(
+            "QueuePause",
+            ("Queue", queue),
+            ("Interface", interface),
+            ("Paused", "true" if paused else "false"),
+            ("Reason", PAUSE_REASON if paused else ""),
+        )
+
+    async def _members(self) -> list[AmiMessage]:
+        return [row for row in await self._ami.event_list("QueueStatus") if row.event == "QueueMember"]
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _together(self, call: CallRef) -> WatchedCall:
+        watched = self._watch.call(call.call_ref)
+        if watched is None:
+            raise PbxError("the PBX knows no such call any more")
+        if not self._watch.together(watched):
+            raise PbxError("the caller is not with a guarded agent now, so the call is left alone")
+        return watched
+
+    async def _until(self, condition: Callable[[], bool], timeout_ms: int) -> bool:
+        """Wait for ``condition``, asked again after each event of the PBX; false when the time is over."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                while not condition():
+                    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._waiting.add(future)
+                    try:
+                        await future
+                    finally:
+                        self._waiting.discard(future)
+        except TimeoutError:
+            return condition()
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("work at the PBX failed; the human call goes on", exc_info=task.exception())
+
+
+def _channel_of(row: AmiMessage) -> Channel:
+    return Channel(row.get("Uniqueid"), row.get("Channel"), row.get("Linkedid"), row.get("BridgeID"))
+
+
+def _is_member(row: AmiMessage, agent: str) -> bool:
+    device = f"PJSIP/{agent}"
+    return bool(agent) and device in (row.get("StateInterface"), row.get("Location"))
+
+
+async def unreachable(ami: AmiClient, context: str, target: str) -> str | None:
+    """Why nobody should be sent to extension ``target`` of ``context`` now, or ``None``.
+
+    Raises:
+        PbxError: the PBX would not say.
+    """
+    if await _value(ami, f"DIALPLAN_EXISTS({context},{target},1)") != "1":
+        return f"extension {target} does not exist in context {context}"
+    state = await ami.action("ExtensionState", ("Exten", target), ("Context", context))
+    status = int(state.get("Status") or -1)
+    if status < 0:  # no hint: a queue, a ring group, or a phone that nobody wrote a hint for
+        device = await _value(ami, f"DEVICE_STATE(PJSIP/{target})")
+        return f"no phone is registered at {target}" if device in _NOBODY_THERE else None
+    if status == _STATE_UNAVAILABLE:
+        return f"no phone is registered at {target}"
+    return f"{target} is busy" if status == _STATE_BUSY else None
+
+
+async def _value(ami: AmiClient, expression: str) -> str:
+    return (await ami.action("Getvar", ("Variable", expression))).get("Value")
+
+
+async def survey(options: AsteriskOptions, targets: tuple[str, ...]) -> str:
+    """What ``firmline check`` says: can we log in, may we do what is needed, where could callers be sent now?
+
+    Touches no call and no tap: a service may be running beside it.
+
+    Raises:
+        PbxError: no login, or a right is missing; the text says which line of manager.conf lacks it.
+    """
+    up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    async def logged_in() -> None:
+        up.set()
+
+    def lost(why: str) -> None:
+        if not done.done():
+            done.set_exception(PbxError(why))
+
+    ami = AmiClient(options.ami, on_event=lambda _event: None, on_up=logged_in, on_down=lost)
+    ami.start()
+    waiting = loop.create_task(up.wait())
+    either: list[asyncio.Future[Any]] = [waiting, done]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            done.result()
+        return await _survey(ami, options, targets)
+    finally:
+        waiting.cancel()
+        await ami.stop()
+
+
+async def _survey(ami: AmiClient, options: AsteriskOptions, targets: tuple[str, ...]) -> str:
+    allowed = await ami.action("ListCommands")
+    known = {key.lower() for key, _ in allowed.fields}
+    missing = sorted({right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known})
+    if missing:
+        user = options.ami.username
+        raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
+    refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
+    told = f"; but {'; '.join(refusals)}" if refusals else ""
+    where = f"{options.ami.host}:{options.ami.port}"
+    return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"
