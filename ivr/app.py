@@ -117,6 +117,8 @@ class App:
         self._stack.push_async_callback(self.line.stop)
         self._stack.callback(self.calls.close_all, "Firmline is stopping")
         await self.line.start(self.calls)
+        if isinstance(self.control, AsteriskPbx):
+            self.control.on_connected = self.line.register_again
         self._stack.push_async_callback(self.control.stop)
         await self.control.start()
         self._expose_counters()

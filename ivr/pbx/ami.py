@@ -267,10 +267,10 @@ class AmiClient:
                 task.result()
         finally:
             self._writer = None
+            writer.close()  # before anything that waits: a cancel must not leave it open
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            writer.close()
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(STOP_MS / 1000):
                     await writer.wait_closed()

@@ -78,6 +78,8 @@ class AsteriskPbx:
         self._tap_problem: str | None = None
         self.on_call_over: Callable[[str], None] = lambda _ref: None
         """Told the reference of each tapped call that is over."""
+        self.on_connected: Callable[[], None] = lambda: None
+        """Told of each login: a PBX that was away may have forgotten who is registered."""
 
     async def start(self) -> None:
         """Begin to connect; returns at once. A PBX that is down is tried again for ever."""
@@ -120,6 +122,7 @@ class AsteriskPbx:
             )
 
     async def _resync(self) -> None:
+        self.on_connected()
         rows = await self._ami.event_list("Status")
         channels = [_channel_of(row) for row in rows if row.event == "Status"]
         self._carry_out(self._watch.resync(channels, monotonic_ms()))

@@ -123,14 +123,14 @@ class PbxServer:
     def _pjsip(self) -> str:
         out = f"[transport]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{self.sip_port}\n"
         common = "disallow=all\nallow=ulaw\nmedia_address=127.0.0.1\nbind_rtp_to_media_address=yes\ndirect_media=no\n"
-        out += "[global]\ntype=global\nendpoint_identifier_order=username\n"
+        out += "[global]\ntype=global\nendpoint_identifier_order=username\ncontact_expiration_check_interval=1\n"
         for phone in PHONES:
             out += f"[{phone}]\ntype=endpoint\ncontext=internal\naors={phone}\ncallerid=<{phone}>\n{common}"
             out += "from_domain=127.0.0.1\n"
             contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
             out += f"[{phone}]\ntype=aor\n{contact}"
         out += f"[firmline]\ntype=endpoint\ncontext=none\naors=firmline\nauth=firmline\n{common}"
-        out += "[firmline]\ntype=aor\nmax_contacts=1\nremove_existing=yes\nminimum_expiration=10\n"
+        out += "[firmline]\ntype=aor\nmax_contacts=1\nremove_existing=yes\nminimum_expiration=1\n"
         out += f"[firmline]\ntype=auth\nauth_type=userpass\nusername=firmline\npassword={SIP_PASSWORD}\n"
         return out
 
@@ -173,6 +173,15 @@ class PbxServer:
         """Names of all channels."""
         lines = self.cli("core show channels concise").splitlines()
         return [line.split("!")[0] for line in lines if "!" in line]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def forget(self) -> None:
+        """Throw away what it remembers of registrations, as a reinstalled PBX would."""
+        shutil.rmtree(self.folder / "var", ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL and collect."""

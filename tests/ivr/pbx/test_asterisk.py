@@ -1,0 +1,264 @@
+"""Calls of a real Asterisk: tapped by themselves, transferred, ended, and left alone when something is missing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ivr.clock import monotonic_ms
+from ivr.demo.phones import Phone
+from ivr.errors import PbxError
+from ivr.pbx.asterisk import survey
+from tests.ivr.pbx.beside import Beside, World, ami_options, manager, share_of, tone
+
+pytestmark = pytest.mark.sip
+
+
+async def talking(world: World, *names: str, target: str = "201") -> list[Phone]:
+    """Phones; the first one has called ``target`` and was answered."""
+    phones = [await world.phone(name) for name in names]
+    await phones[0].dial(world.at_pbx(target))
+    return phones
+
+
+async def test_call_of_a_guarded_agent_is_tapped_on_both_sides_and_leaves_nothing(world: World) -> None:
+    """Each leg hears its own side from the first tenths of a second on; with the call its legs are gone."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        bridged_ms = monotonic_ms()
+        for phone, hz in ((caller, 440), (agent, 1000)):
+            world.stack.spawn(_say(phone, hz))
+        await beside.ears.both()
+        ears = beside.ears
+        await ears.until(lambda: all(len(ears.heard[side]) > 60 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+        assert all(ears.heard[side][0].t_ms - bridged_ms < 600 for side in ("caller", "agent"))
+        assert {leg.call_ref for leg in ears.ever} == {beside.call.call_ref}
+        assert beside.call.agent_ext == "201"
+        await caller.hang_up()
+        await ears.until(lambda: not ears.legs)
+        await world.channels_settle(lambda names: not names)
+        assert len(ears.ever) == 2 and beside.over == [ears.ever[0].call_ref]
+
+
+async def _say(phone: Phone, hz: int) -> None:
+    await phone.say(tone(hz, 2))
+
+
+async def test_prompt_on_the_callers_leg_is_heard_by_the_caller_only(world: World) -> None:
+    """What is played into a tap leg reaches the ear it taps and no other."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        for phone in (caller, agent):
+            world.stack.spawn(_say(phone, 300))  # both phones send: a whisper needs the other side's packets
+        await world.stack.clock.pause(300)
+        playback = beside.ears.legs["caller"].play(tone(1300, 0.6))
+        assert (await playback.done).completed
+        await world.stack.clock.pause(300)
+        assert share_of(caller, 1300) > 0.2 and share_of(agent, 1300) < 0.01
+        await caller.hang_up()
+
+
+async def test_transfer_is_done_when_thesupervisor_has_answered(world: World) -> None:
+    """The caller speaks with 299, the agent is free, our legs are dropped and the call is not tapped again."""
+    async with Beside(world) as beside:
+        caller, agent, supervisor = await talking(world, "pat", "201", "299")
+        await beside.ears.both()
+        await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(supervisor.in_call.wait(), 2)
+        assert caller.in_call.is_set()
+        await asyncio.wait_for(agent.over.wait(), 2)
+        await beside.ears.until(lambda: not beside.ears.legs)
+        assert len(await world.channels_settle(lambda names: len(names) == 2)) == 2
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2 and len(beside.over) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "gone", "said"),
+    [("299", {"299"}, "no phone is registered at 299"), ("298x", set(), "extension 298x does not exist")],
+)
+async def test_transfer_without_anybody_there_leaves_the_caller_with_the_agent(
+    world: World, target: str, gone: set[str], said: str
+) -> None:
+    """A target that cannot be reached is found out before the caller is moved; a reachable fallback takes over."""
+    world.server.phones_at(world.stack.port, unregistered=gone)
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        with pytest.raises(PbxError, match=f"{said}.*; the caller stays with the agent"):
+            await beside.pbx.transfer(beside.call, target, "test")
+        assert caller.in_call.is_set() and agent.in_call.is_set() and set(beside.ears.legs) == {"caller", "agent"}
+        await caller.hang_up()
+        await beside.ears.until(lambda: not beside.ears.legs)
+
+
+async def test_transfer_to_a_missing_phone_takes_the_fallback(world: World) -> None:
+    """The next of the list is tried when the first cannot be reached."""
+    world.server.phones_at(world.stack.port, unregistered={"299"})
+    async with Beside(world, fallbacks=("202",)) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(second.in_call.wait(), 2)
+        await asyncio.wait_for(agent.over.wait(), 2)
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2
+
+
+async def test_transfer_that_nobody_answers_brings_the_caller_back_to_the_agent(world: World) -> None:
+    """After the time for an answer the agent's phone rings again, the call goes on there and is tapped again."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        silent = await Phone.create(world.stack, "299", auto_answer=False)
+        await beside.ears.both()
+        with pytest.raises(PbxError, match="nobody answered at 299 .*; the caller is back with agent 201"):
+            await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(agent.in_call.wait(), 2)
+        assert caller.in_call.is_set() and not silent.in_call.is_set()
+        await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
+        assert len({leg.call_ref for leg in beside.ears.ever}) == 1
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_transfer_whose_caller_hangs_up_while_it_rings_fails_and_leaves_nothing(world: World) -> None:
+    """No waiting for an answer that nobody needs any more."""
+    async with Beside(world) as beside:
+        caller, _agent = await talking(world, "pat", "201")
+        await Phone.create(world.stack, "299", auto_answer=False)
+        await beside.ears.both()
+        moving = asyncio.create_task(beside.pbx.transfer(beside.call, "299", "test"))
+        await world.channels_settle(lambda names: any(name.startswith("PJSIP/299") for name in names))
+        await caller.hang_up()
+        with pytest.raises(PbxError, match="the caller was gone before 299 answered"):
+            await asyncio.wait_for(moving, 1)
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_hang_up_ends_the_call_for_both_and_is_confirmed(world: World) -> None:
+    """Done means that the caller's channel is gone; a second time there is no such call."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        call = beside.call
+        await beside.pbx.hang_up(call, "test")
+        await asyncio.wait_for(asyncio.gather(caller.over.wait(), agent.over.wait()), 2)
+        await beside.ears.until(lambda: not beside.ears.legs)
+        with pytest.raises(PbxError, match="knows no such call"):
+            await beside.pbx.hang_up(call, "test")
+
+
+async def test_call_moved_to_another_agent_is_tapped_anew_and_prompts_are_heard(world: World) -> None:
+    """After an agent's blind transfer new legs replace the old ones under the same reference."""
+    async with Beside(world) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        ref = beside.call.call_ref
+        async with manager(ami_options(world.server)) as phone_system:
+            name = next(n for n in await asyncio.to_thread(world.server.channels) if n.startswith("PJSIP/201"))
+            # AMI's BlindTransfer moves the peer of the named channel, as the agent's own phone would.
+            await phone_system.action("BlindTransfer", ("Channel", name), ("Exten", "202"), ("Context", "internal"))
+        await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
+        assert second.in_call.is_set() and not agent.in_call.is_set()
+        assert beside.call.call_ref == ref and beside.call.agent_ext == "202" and beside.over == []
+        for phone in (caller, second):
+            world.stack.spawn(_say(phone, 300))
+        await world.stack.clock.pause(300)
+        caller.rewind()
+        assert (await beside.ears.legs["caller"].play(tone(1300, 0.6)).done).completed
+        await world.stack.clock.pause(300)
+        assert share_of(caller, 1300) > 0.2
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_queue_call_to_a_local_member_is_tapped_and_its_agent_can_be_paused(world: World) -> None:
+    """Local channels do not hide who speaks with whom; the pause is seen in the queue, and taken back at the end."""
+    async with Beside(world) as beside:
+        caller, _agent = await talking(world, "pat", "201", target="600")
+        await beside.ears.both()
+        assert beside.call.agent_ext == "201"
+        await beside.pbx.pause_agent(beside.call, "test")
+        assert "paused" in world.server.cli("queue show support")
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+    assert "paused" not in world.server.cli("queue show support")
+
+
+async def test_pause_takes_itself_back_and_who_is_in_no_queue_is_named(world: World) -> None:
+    """The minute is over by itself; an agent without a queue cannot be paused."""
+    async with Beside(world, pause_ms=300) as beside:
+        caller, _agent = await talking(world, "pat", "201", target="600")
+        await beside.ears.both()
+        await beside.pbx.pause_agent(beside.call, "test")
+        with pytest.raises(PbxError, match="202 is a member of no queue"):
+            await beside.pbx.pause_agent(type(beside.call)("x", "202"), "test")
+        async with asyncio.timeout(3):
+            while "paused" in await asyncio.to_thread(world.server.cli, "queue show support"):
+                await world.stack.clock.pause(100)
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_without_a_guarded_agent_is_not_touched(world: World) -> None:
+    """A colleague who calls an agent is no caller, and two outsiders are nobody's business."""
+    async with Beside(world) as beside:
+        caller, supervisor = await talking(world, "pat", "299", target="299")
+        await world.stack.clock.pause(200)
+        await caller.hang_up()
+        agent = await world.phone("201")
+        await supervisor.over.wait()
+        await supervisor.dial(world.at_pbx("201"))
+        await world.stack.clock.pause(200)
+        assert agent.in_call.is_set() and beside.ears.ever == []
+        await supervisor.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_new_process_finds_the_live_call_and_clears_away_the_legs_of_the_old(world: World) -> None:
+    """What an earlier run left behind is hung up; the call it tapped is tapped again within three seconds."""
+    old = Beside(world)
+    await old.__aenter__()
+    caller, agent = await talking(world, "pat", "201")
+    await old.ears.both()
+    await old.pbx._ami.stop()  # as a kill does: no hang-up, no de-registration
+    async with Beside(world) as beside:
+        started_ms = monotonic_ms()
+        await beside.ears.both()
+        assert monotonic_ms() - started_ms < 3000
+        names = await world.channels_settle(lambda names: len(names) == 4)
+        assert len([name for name in names if name.startswith("PJSIP/firmline")]) == 2
+        assert caller.in_call.is_set() and agent.in_call.is_set()
+        await caller.hang_up()
+        await beside.ears.until(lambda: not beside.ears.legs)
+    await old.__aexit__()
+
+
+async def test_call_that_ends_while_its_taps_ring_leaves_nothing(world: World) -> None:
+    """The worst moment to hang up: the taps are asked for and not yet there."""
+    async with Beside(world) as beside:
+        caller = await world.phone("pat")
+        await world.phone("201")
+        for _ in range(4):
+            await caller.dial(world.at_pbx("201"))
+            await caller.hang_up()
+            await world.channels_settle(lambda names: not names)
+        await beside.ears.until(lambda: not beside.ears.legs)
+
+
+async def test_survey_says_where_callers_could_go_and_which_right_is_missing(world: World) -> None:
+    """`firmline check` names the extension that is missing and the class that manager.conf lacks."""
+    beside = Beside(world)
+    said = await survey(beside.options, ("299", "777"))
+    assert "transfers go to 299, 777; but extension 777 does not exist in context internal" in said
+    blind = Beside(world, ami=ami_options(world.server, username="blind"))
+    with pytest.raises(PbxError, match="manager user blind may not do all that is needed: add call,originate"):
+        await survey(blind.options, ("299",))
+    wrong = Beside(world, ami=ami_options(world.server, secret="wrong"))
+    with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret"):
+        await survey(wrong.options, ("299",))
