@@ -121,7 +121,7 @@ class Calls:
         """The PBX says that the human call is over; what its legs still do no longer matters."""
         session = self._by_ref.get(call_ref)
         if session is not None:
-            session.close("the call is over")
+            session.human_call_over()
 
     # --- shutdown -----------------------------------------------------------------------------------------------------
 

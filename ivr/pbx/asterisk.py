@@ -127,6 +127,7 @@ class AsteriskPbx:
         channels = [_channel_of(row) for row in rows if row.event == "Status"]
         self._carry_out(self._watch.resync(channels, monotonic_ms()))
         log.info("calls of the PBX read", channels=len(channels))
+        await self._adopt_pauses()
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -136,6 +137,7 @@ class AsteriskPbx:
                 case DropTap():
                     self._spawn(self._drop(command))
                 case CallOver():
+                    self._tap_problem = None  # what went wrong with that call's taps is no news any more
                     self.on_call_over(command.call_ref)
         self._disarm()
         due_ms = self._watch.next_deadline_ms()
@@ -269,11 +271,27 @@ class AsteriskPbx:
         for row in (row for row in members if row.get("Paused") != "1"):
             key = (row.get("Queue"), row.get("Location"))
             await self._queue_pause(*key, paused=True)
-            loop = asyncio.get_running_loop()
-            self._paused[key] = loop.call_later(self._options.pause_ms / 1000, self._pause_over, *key)
+            self._give_back_later(*key)
         still = [row for row in await self._members() if _is_member(row, agent) and row.get("Paused") != "1"]
         if still:
             raise PbxError(f"pause: {agent} is still not paused in queue {still[0].get('Queue')}")
+
+    async def _adopt_pauses(self) -> None:
+        """Agents that an earlier run of ours paused and never gave back are given back in time."""
+        try:
+            members = await self._members()
+        except PbxError as exc:  # a PBX without queues
+            log.debug("queues not read", error=str(exc))
+            return
+        for row in members:
+            if row.get("Paused") == "1" and row.get("PausedReason") == PAUSE_REASON:
+                self._give_back_later(row.get("Queue"), row.get("Location"))
+
+    def _give_back_later(self, queue: str, interface: str) -> None:
+        if (queue, interface) not in self._paused:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(self._options.pause_ms / 1000, self._pause_over, queue, interface)
+            self._paused[queue, interface] = timer
 
     def _pause_over(self, queue: str, interface: str) -> None:
         self._spawn(self._unpause(queue, interface))
@@ -404,6 +422,8 @@ async def _survey(ami: AmiClient, options: AsteriskOptions, targets: tuple[str, 
         user = options.ami.username
         raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
     refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
+    if "queuepause" not in known:
+        refusals.append("agents cannot be paused (add agent to write= of the manager user if they should be)")
     told = f"; but {'; '.join(refusals)}" if refusals else ""
     where = f"{options.ami.host}:{options.ami.port}"
     return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"

@@ -32,7 +32,7 @@ STEADY_MS = 5_000
 """A tap that lived so long was sound: when it goes, the next one is tried at once."""
 
 _INTERNAL = ("Local/", "Message/", "AsyncGoto/", "Surrogate/", "CBAnn/", "CBRec/", "ConfBridge", "Announcer/")
-_ENDPOINT = re.compile(r"^[A-Za-z0-9]+/(?P<endpoint>.+)-[0-9a-f]{8,}(?:;\d)?$")
+_ENDPOINT = re.compile(r"^[A-Za-z0-9]+/(?P<endpoint>.+?)(?:-[0-9a-f]+)?(?:;\d)?$")
 
 
 # --- what to do -------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class Channel:
 
 
 def endpoint_of(channel: str) -> str:
-    """``PJSIP/201-0000000a`` -> ``201``; empty when the name is of another form."""
+    """``PJSIP/201-0000000a`` -> ``201``, ``DAHDI/i1/5551234-1f`` -> ``i1/5551234``; empty for no channel's name."""
     match = _ENDPOINT.match(channel)
     return match["endpoint"] if match else ""
 
@@ -353,7 +353,7 @@ class CallWatch:
         return not channel.name.startswith(_INTERNAL) and _matches(channel.endpoint, self._agents)
 
     def _is_caller(self, channel: Channel) -> bool:
-        if channel.name.startswith(_INTERNAL) or not channel.endpoint:
+        if channel.name.startswith(_INTERNAL):
             return False
         return not _matches(channel.endpoint, self._agents) and not _matches(channel.endpoint, self._colleagues)
 

@@ -42,6 +42,7 @@ load=res_pjsip_sdp_rtp.so
 load=res_pjsip_session.so
 load=res_rtp_asterisk.so
 load=res_musiconhold.so
+load=res_parking.so
 load=bridge_builtin_features.so
 load=bridge_builtin_interval_features.so
 load=bridge_holding.so
@@ -83,7 +84,7 @@ class PbxServer:
         self.rtp_low = _free_range(400)
         self.registrar_port = self.sip_port
         self._process: subprocess.Popen[bytes] | None = None
-        self._phone_port = 9
+        self._phone_port, self._direct_media = 9, False
         self.unregistered: set[str] = set()
 
     # --- configuration ------------------------------------------------------------------------------------------------
@@ -109,6 +110,7 @@ class PbxServer:
         self._write("extensions.conf", _EXTENSIONS)
         self._write("queues.conf", _QUEUES)
         self._write("musiconhold.conf", "[default]\nmode=files\ndirectory=/usr/share/asterisk/moh\n")
+        self._write("res_parking.conf", "[general]\n[default]\nparkpos => 701-705\ncontext => parked\n")
         self._write("features.conf", "[general]\n")
         self._write("pjsip.conf", self._pjsip())
 
@@ -122,14 +124,14 @@ class PbxServer:
 
     def _pjsip(self) -> str:
         out = f"[transport]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{self.sip_port}\n"
-        common = "disallow=all\nallow=ulaw\nmedia_address=127.0.0.1\nbind_rtp_to_media_address=yes\ndirect_media=no\n"
+        common = "disallow=all\nallow=ulaw\nmedia_address=127.0.0.1\nbind_rtp_to_media_address=yes\n"
         out += "[global]\ntype=global\nendpoint_identifier_order=username\ncontact_expiration_check_interval=1\n"
         for phone in PHONES:
             out += f"[{phone}]\ntype=endpoint\ncontext=internal\naors={phone}\ncallerid=<{phone}>\n{common}"
-            out += "from_domain=127.0.0.1\n"
+            out += f"from_domain=127.0.0.1\ndirect_media={'yes' if self._direct_media else 'no'}\n"
             contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
             out += f"[{phone}]\ntype=aor\n{contact}"
-        out += f"[firmline]\ntype=endpoint\ncontext=none\naors=firmline\nauth=firmline\n{common}"
+        out += f"[firmline]\ntype=endpoint\ncontext=none\naors=firmline\nauth=firmline\ndirect_media=no\n{common}"
         out += "[firmline]\ntype=aor\nmax_contacts=1\nremove_existing=yes\nminimum_expiration=1\n"
         out += f"[firmline]\ntype=auth\nauth_type=userpass\nusername=firmline\npassword={SIP_PASSWORD}\n"
         return out
@@ -163,9 +165,9 @@ class PbxServer:
             raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def phones_at(self, port: int, *, unregistered: set[str] | None = None) -> None:
+    def phones_at(self, port: int, *, unregistered: set[str] | None = None, direct_media: bool = False) -> None:
         """The phones are at this port now; ``unregistered`` ones have no contact."""
-        self._phone_port, self.unregistered = port, unregistered or set()
+        self._phone_port, self.unregistered, self._direct_media = port, unregistered or set(), direct_media
         self._write("pjsip.conf", self._pjsip())
         self.cli("module reload res_pjsip.so")
 
@@ -211,6 +213,8 @@ exten => 600,1,Queue(support)
 exten => pat,1,Dial(PJSIP/pat,30)
 exten => 201,hint,PJSIP/201
 exten => 299,hint,PJSIP/299
+exten => 700,1,Park()
+exten => 701,1,ParkedCall(default,701)
 exten => 601,1,Answer()
  same => n,Echo()
 

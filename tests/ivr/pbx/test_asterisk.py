@@ -9,8 +9,8 @@ import pytest
 from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
 from ivr.errors import PbxError
-from ivr.pbx.asterisk import survey
-from tests.ivr.pbx.beside import Beside, World, ami_options, manager, share_of, tone
+from ivr.pbx.asterisk import PAUSE_REASON, survey
+from tests.ivr.pbx.beside import Beside, World, ami_options, share_of, tone
 
 pytestmark = pytest.mark.sip
 
@@ -159,10 +159,8 @@ async def test_call_moved_to_another_agent_is_tapped_anew_and_prompts_are_heard(
         caller, agent, second = await talking(world, "pat", "201", "202")
         await beside.ears.both()
         ref = beside.call.call_ref
-        async with manager(ami_options(world.server)) as phone_system:
-            name = next(n for n in await asyncio.to_thread(world.server.channels) if n.startswith("PJSIP/201"))
-            # AMI's BlindTransfer moves the peer of the named channel, as the agent's own phone would.
-            await phone_system.action("BlindTransfer", ("Channel", name), ("Exten", "202"), ("Context", "internal"))
+        assert agent._dialog is not None
+        await agent._dialog._call.transfer(world.at_pbx("202"))
         await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
         assert second.in_call.is_set() and not agent.in_call.is_set()
         assert beside.call.call_ref == ref and beside.call.agent_ext == "202" and beside.over == []
@@ -188,6 +186,16 @@ async def test_queue_call_to_a_local_member_is_tapped_and_its_agent_can_be_pause
         await caller.hang_up()
         await world.channels_settle(lambda names: not names)
     assert "paused" not in world.server.cli("queue show support")
+
+
+async def test_pause_of_a_process_that_died_is_given_back_by_the_next(world: World) -> None:
+    """A crash must not keep an agent out of the queue for ever."""
+    world.server.cli(f'queue pause member Local/201@members/n queue support reason "{PAUSE_REASON}"')
+    assert "paused" in world.server.cli("queue show support")
+    async with Beside(world, pause_ms=200):
+        async with asyncio.timeout(3):
+            while "paused" in await asyncio.to_thread(world.server.cli, "queue show support"):
+                await world.stack.clock.pause(100)
 
 
 async def test_pause_takes_itself_back_and_who_is_in_no_queue_is_named(world: World) -> None:
@@ -262,3 +270,100 @@ async def test_survey_says_where_callers_could_go_and_which_right_is_missing(wor
     wrong = Beside(world, ami=ami_options(world.server, secret="wrong"))
     with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret"):
         await survey(wrong.options, ("299",))
+
+
+async def test_call_made_by_the_agent_is_tapped_and_can_be_transferred(world: World) -> None:
+    """Who is called by a guarded agent is the caller too, and reaches the supervisor although they never dialled."""
+    async with Beside(world) as beside:
+        agent, customer, supervisor = await talking(world, "201", "pat", "299", target="pat")
+        await beside.ears.both()
+        assert beside.call.agent_ext == "201"
+        await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(supervisor.in_call.wait(), 2)
+        await asyncio.wait_for(agent.over.wait(), 2)
+        assert customer.in_call.is_set()
+        await beside.ears.until(lambda: not beside.ears.legs)
+        await world.channels_settle(lambda names: len(names) == 2)
+        await customer.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2 and len(beside.over) == 1
+
+
+async def test_call_made_by_the_agent_can_be_ended(world: World) -> None:
+    """Both are free, and the PBX has confirmed it."""
+    async with Beside(world) as beside:
+        agent, customer = await talking(world, "201", "pat", target="pat")
+        await beside.ears.both()
+        await beside.pbx.hang_up(beside.call, "test")
+        await asyncio.wait_for(asyncio.gather(agent.over.wait(), customer.over.wait()), 2)
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_with_direct_media_is_heard_and_a_hold_is_survived(world: World) -> None:
+    """Phones that would send to each other are still heard; hold and resume leave both taps working."""
+    world.server.phones_at(world.stack.port, direct_media=True)
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        for phone, hz in ((caller, 440), (agent, 1000)):
+            world.stack.spawn(_say(phone, hz))
+        ears = beside.ears
+        await ears.until(lambda: all(len(ears.heard[side]) > 50 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+        assert agent._dialog is not None
+        await agent._dialog._call.hold()
+        await world.stack.clock.pause(200)
+        await agent._dialog._call.resume()
+        await world.stack.clock.pause(300)
+        await ears.both()
+        for phone, hz in ((caller, 600), (agent, 1400)):
+            world.stack.spawn(_say(phone, hz))
+        before = {side: len(ears.heard[side]) for side in ears.heard}
+        await ears.until(lambda: all(len(ears.heard[side]) > before[side] + 75 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 600) < 8 and abs(ears.loudest_hz("agent") - 1400) < 8
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_handed_over_after_a_consultation_is_tapped_at_the_new_agent(world: World) -> None:
+    """Attended transfer: the consultation between agents is not tapped, the call afterwards is, as the same call."""
+    async with Beside(world) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        ref = beside.call.call_ref
+        assert agent._dialog is not None
+        await agent._dialog._call.hold()
+        consultation = await agent._extension.dial(world.at_pbx("202"))
+        await consultation.wait_up(3)
+        await world.stack.clock.pause(200)
+        assert len(beside.ears.ever) == 2
+        await agent._dialog._call.attended_transfer(consultation._call)
+        await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
+        assert beside.call.call_ref == ref and beside.call.agent_ext == "202" and beside.over == []
+        await asyncio.wait_for(agent.over.wait(), 2)
+        for phone, hz in ((caller, 440), (second, 1000)):
+            world.stack.spawn(_say(phone, hz))
+        ears = beside.ears
+        await ears.until(lambda: all(len(ears.heard[side]) > 50 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_parked_and_retrieved_is_tapped_again_as_the_same_call(world: World) -> None:
+    """While parked it is left alone; whoever of the agents takes it is beside Firmline again."""
+    async with Beside(world) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        ref = beside.call.call_ref
+        assert agent._dialog is not None
+        await agent._dialog._call.transfer(world.at_pbx("700"))
+        await asyncio.wait_for(agent.over.wait(), 2)
+        await beside.ears.until(lambda: not beside.ears.legs)
+        assert caller.in_call.is_set() and beside.over == []
+        await second.dial(world.at_pbx("701"))
+        await beside.ears.both()
+        assert beside.call.call_ref == ref and beside.call.agent_ext == "202"
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert beside.over == [ref]

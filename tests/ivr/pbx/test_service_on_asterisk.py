@@ -56,6 +56,21 @@ async def test_service_on_asterisk_warns_the_caller_only_then_transfers_to_the_s
     await caller.hang_up()
 
 
+async def test_service_ends_the_call_on_the_agents_key_after_the_closing_prompt(world: World) -> None:
+    """The agent presses end: the caller hears why, then both are free; the journal has it in that order."""
+    service = await world.firmline()
+    agent, caller = [await world.phone(name) for name in ("201", "pat")]
+    await caller.dial(world.at_pbx("201"))
+    await world.rows.wait("leg_up", times=2)
+    await service.press("201", "end")
+    await world.rows.wait("call_ended", ceiling_s=25)
+    await asyncio.wait_for(asyncio.gather(agent.over.wait(), caller.over.wait()), 2)
+    ends = [(row["event"], row["data"].get("why")) for row in world.rows.rows if row["event"] != "utterance"][-2:]
+    assert ends[0][0] == "action_done" and ends[1] == ("call_ended", "firmline: hangup")
+    assert heard(caller, "closing_hangup") and not heard(agent, "closing_hangup")
+    await world.channels_settle(lambda names: not names)
+
+
 async def test_service_killed_leaves_the_call_talking_and_taps_it_again_after_a_restart(world: World) -> None:
     """SIGKILL in the middle of a prompt: both go on talking; the next process is beside the call within seconds."""
     service = await world.firmline()
