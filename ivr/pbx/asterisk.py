@@ -17,6 +17,7 @@ both are asked for first.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from ivr.errors import PbxError
 from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
 from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
 from ivr.pbx.base import CallRef
-from ivr.pbx.watch import CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
+from ivr.pbx.watch import TAP_PREFIX, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
 
@@ -69,8 +70,11 @@ class AsteriskPbx:
 
     def __init__(self, options: AsteriskOptions) -> None:
         self._options = options
-        self._watch = CallWatch(options.tap_endpoint, options.agents, options.colleagues)
-        self._ami = AmiClient(options.ami, on_event=self._hear, on_up=self._resync)
+        run_id = f"{random.getrandbits(32):08x}"
+        self._watch = CallWatch(options.tap_endpoint, options.agents, options.colleagues, run_id=run_id)
+        self._ami = AmiClient(options.ami, on_event=self._heard, on_up=self._resync, on_down=self._lost)
+        self._backlog: list[AmiMessage] | None = []
+        """Events since the login, kept until the list of channels is read: the list may be older than they are."""
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Future[None]] = set()
@@ -104,8 +108,17 @@ class AsteriskPbx:
 
     # --- attaching ----------------------------------------------------------------------------------------------------
 
+    def _lost(self, _why: str) -> None:
+        self._backlog = []
+
+    def _heard(self, event: AmiMessage) -> None:
+        if self._backlog is not None:
+            self._backlog.append(event)
+        else:
+            self._hear(event)
+
     def _hear(self, event: AmiMessage) -> None:
-        if event.event == "OriginateResponse" and event.get("ActionID").startswith("firmline-"):
+        if event.event == "OriginateResponse" and event.get("ActionID").startswith(TAP_PREFIX):
             self._placed(event)
         self._carry_out(self._watch.hear(event, monotonic_ms()))
         for future in list(self._waiting):
@@ -126,6 +139,9 @@ class AsteriskPbx:
         rows = await self._ami.event_list("Status")
         channels = [_channel_of(row) for row in rows if row.event == "Status"]
         self._carry_out(self._watch.resync(channels, monotonic_ms()))
+        backlog, self._backlog = self._backlog or [], None
+        for event in backlog:
+            self._hear(event)
         log.info("calls of the PBX read", channels=len(channels))
         await self._adopt_pauses()
 
@@ -411,6 +427,7 @@ async def survey(options: AsteriskOptions, targets: tuple[str, ...]) -> str:
         return await _survey(ami, options, targets)
     finally:
         waiting.cancel()
+        done.cancel()
         await ami.stop()
 
 

@@ -28,6 +28,8 @@ from policies.types import Side
 RELEASE_MS = 3_000
 """How long a pair may be apart (an announced transfer, a retrieve from park) before its taps are dropped."""
 RETRY_MIN_MS, RETRY_MAX_MS = 250, 5_000
+TAP_PREFIX = "firmline-tap-"
+"""What the Uniqueid of every tap begins with."""
 STEADY_MS = 5_000
 """A tap that lived so long was sound: when it goes, the next one is tried at once."""
 
@@ -123,8 +125,12 @@ class WatchedCall:
 class CallWatch:
     """The watch over one PBX."""
 
-    def __init__(self, us: str, agents: Sequence[str], colleagues: Sequence[str] = ()) -> None:
-        """``us``: our own endpoint. ``agents``: shell patterns of guarded endpoints; ``colleagues``: never callers."""
+    def __init__(self, us: str, agents: Sequence[str], colleagues: Sequence[str] = (), run_id: str = "0") -> None:
+        """``us``: our own endpoint. ``agents``: shell patterns of guarded endpoints; ``colleagues``: never callers.
+
+        ``run_id`` tells our taps from those of a process that died.
+        """
+        self._prefix = f"{TAP_PREFIX}{run_id}-"
         self._us, self._agents, self._colleagues = us, tuple(agents), tuple(colleagues)
         self._channels: dict[str, Channel] = {}
         self._calls: dict[str, WatchedCall] = {}
@@ -152,10 +158,10 @@ class CallWatch:
                     channel.name = event.get("Newname")
             case "Hangup":
                 self._hung_up(uniqueid, now_ms)
-            case "Newchannel" if uniqueid in self._taps:
-                call, side = self._taps[uniqueid]
-                if call.taps[side].dropping:  # it was not there yet when it was to be dropped
-                    self._out.append(DropTap(uniqueid, "dropped before it was made"))
+            case "Newchannel" if uniqueid.startswith(self._prefix):
+                found = self._taps.get(uniqueid)
+                if found is None or found[0].taps[found[1]].dropping:
+                    self._out.append(DropTap(uniqueid, "given up before it was made"))
             case "OriginateResponse" if event.get("Response") == "Failure":
                 self.tap_failed(event.get("ActionID"), now_ms)
             case _:
@@ -310,7 +316,7 @@ class CallWatch:
         if now_ms < tap.not_before_ms:
             return
         self._tap_serial += 1
-        tap_id = f"firmline-{call.caller}-{side.value}-{self._tap_serial}"
+        tap_id = f"{self._prefix}{call.caller}-{side.value}-{self._tap_serial}"
         call.taps[side] = _Tap(tap_id, channel.uniqueid, channel.bridge, now_ms, failures=tap.failures)
         self._taps[tap_id] = (call, side)
         self._out.append(PlaceTap(tap_id, call.ref, side, channel.name, call.agent_ext))

@@ -17,6 +17,8 @@ SIP_PASSWORD = "sip-secret"
 AGENTS = ("201", "202")
 PHONES = ("pat", "201", "202", "299")
 UP_CEILING_S = 30.0
+DEPLOY = Path(__file__).parents[3] / "deploy" / "asterisk"
+"""The snippets that people paste are what the tests run with."""
 
 MODULES = """[modules]
 autoload=no
@@ -116,9 +118,8 @@ class PbxServer:
 
     def _manager(self) -> str:
         general = f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nport={self.ami_port}\nwebenabled=no\n"
+        firmline = (DEPLOY / "manager_firmline.conf").read_text().replace("CHANGE-ME-AMI", AMI_SECRET)
         only_local = "deny=0.0.0.0/0.0.0.0\npermit=127.0.0.1/255.255.255.255\n"
-        firmline = f"[{AMI_USER}]\nsecret={AMI_SECRET}\n{only_local}read=call,dtmf,user,agent\n"
-        firmline += "write=call,originate,agent\n"
         blind = f"[blind]\nsecret={AMI_SECRET}\n{only_local}read=\nwrite=\n"
         return general + firmline + blind
 
@@ -131,9 +132,12 @@ class PbxServer:
             out += f"from_domain=127.0.0.1\ndirect_media={'yes' if self._direct_media else 'no'}\n"
             contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
             out += f"[{phone}]\ntype=aor\n{contact}"
-        out += f"[firmline]\ntype=endpoint\ncontext=none\naors=firmline\nauth=firmline\ndirect_media=no\n{common}"
-        out += "[firmline]\ntype=aor\nmax_contacts=1\nremove_existing=yes\nminimum_expiration=1\n"
-        out += f"[firmline]\ntype=auth\nauth_type=userpass\nusername=firmline\npassword={SIP_PASSWORD}\n"
+        ours = (DEPLOY / "pjsip_firmline.conf").read_text().replace("CHANGE-ME-SIP", SIP_PASSWORD)
+        loopback = "media_address=127.0.0.1\nbind_rtp_to_media_address=yes\ndisallow=all\n"
+        ours = ours.replace("disallow=all\n", loopback).replace(
+            "max_contacts=1\n", "max_contacts=1\nminimum_expiration=1\n"
+        )
+        out += ours
         return out
 
     # --- running ------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.sip
 
 
 async def talking(world: World, *names: str, target: str = "201") -> list[Phone]:
-    """Phones; the first one has called ``target`` and was answered."""
+    """Phones; the first one has called ``target``, and the second one has answered."""
     phones = [await world.phone(name) for name in names]
     await phones[0].dial(world.at_pbx(target))
+    await asyncio.wait_for(phones[1].in_call.wait(), 3)
     return phones
 
 
@@ -245,6 +246,20 @@ async def test_new_process_finds_the_live_call_and_clears_away_the_legs_of_the_o
         await caller.hang_up()
         await beside.ears.until(lambda: not beside.ears.legs)
     await old.__aexit__()
+
+
+async def test_call_that_begins_while_the_channels_are_read_is_tapped_once(world: World) -> None:
+    """The list of channels may be older than the events that came before it: neither may undo the other."""
+    caller, _agent = await world.phone("pat"), await world.phone("201")
+    for _ in range(6):
+        async with Beside(world) as beside:
+            await caller.dial(world.at_pbx("201"))
+            await beside.ears.both()
+            await world.stack.clock.pause(100)
+            assert len(beside.ears.ever) == 2
+            await caller.hang_up()
+            await beside.ears.until(lambda ears=beside.ears: not ears.legs)  # type: ignore[misc]
+            await world.channels_settle(lambda names: not names)
 
 
 async def test_call_that_ends_while_its_taps_ring_leaves_nothing(world: World) -> None:

@@ -124,7 +124,7 @@ def test_tap_to_be_dropped_before_it_exists_is_dropped_when_it_appears() -> None
     watcher.hear(event("BridgeLeave", Uniqueid="100.201", BridgeUniqueid="b1"), 0)
     watcher.on_deadline(RELEASE_MS)
     assert watcher.hear(event("Newchannel", Uniqueid=tap.tap_id), RELEASE_MS + 1) == [
-        DropTap(tap.tap_id, "dropped before it was made")
+        DropTap(tap.tap_id, "given up before it was made")
     ]
 
 
