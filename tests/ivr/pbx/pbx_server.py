@@ -14,8 +14,8 @@ from pathlib import Path
 
 AMI_USER, AMI_SECRET = "firmline", "ami-secret"
 SIP_PASSWORD = "sip-secret"
-AGENTS = ("201", "202")
-PHONES = ("pat", "201", "202", "299")
+MANY = tuple(str(ext) for ext in range(210, 222))
+PHONES = ("pat", "201", "202", "299", *MANY)
 UP_CEILING_S = 30.0
 DEPLOY = Path(__file__).parents[3] / "deploy" / "asterisk"
 """The snippets that people paste are what the tests run with."""

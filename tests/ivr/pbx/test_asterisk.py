@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,9 @@ from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
 from ivr.errors import PbxError
 from ivr.pbx.asterisk import PAUSE_REASON, survey
+from ivr.pbx.base import CallRef
 from tests.ivr.pbx.beside import Beside, World, ami_options, share_of, tone
+from tests.ivr.pbx.pbx_server import MANY
 
 pytestmark = pytest.mark.sip
 
@@ -272,6 +276,33 @@ async def test_call_that_ends_while_its_taps_ring_leaves_nothing(world: World) -
             await caller.hang_up()
             await world.channels_settle(lambda names: not names)
         await beside.ears.until(lambda: not beside.ears.legs)
+
+
+async def test_twelve_calls_at_once_are_each_tapped_twice_and_leave_nothing(world: World) -> None:
+    """Every call has its own two legs; half are ended by us, half by the callers; no leg, task or descriptor stays."""
+    agents = [await world.phone(name) for name in MANY]
+    callers = await world.stack.extension("pat")
+    before = _open_things()
+    async with Beside(world, agents=("2??",)) as beside:
+        dialogs = [await callers.dial(world.at_pbx(agent.name)) for agent in agents]
+        await asyncio.gather(*(dialog.wait_up(5) for dialog in dialogs))
+        await beside.ears.until(lambda: len(beside.ears.ever) == 2 * len(MANY), 10)
+        sides = Counter((leg.call_ref, leg.headers["x-firmline-agent"]) for leg in beside.ears.ever)
+        assert len(sides) == len(MANY) and set(sides.values()) == {2} and {ext for _, ext in sides} == set(MANY)
+        ours = [CallRef(ref or "", ext) for ref, ext in list(sides)[::2]]
+        await asyncio.gather(*(beside.pbx.hang_up(call, "test") for call in ours))
+        await asyncio.gather(*(dialog.hang_up() for dialog in dialogs))
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2 * len(MANY) and len(beside.over) == len(MANY)
+        assert beside.line.status().legs == 0 and beside.pbx.problem() is None
+    async with asyncio.timeout(5):
+        while _open_things() != before:  # the phones' own stack keeps its media sockets for a second
+            await world.stack.clock.pause(100)
+
+
+def _open_things() -> tuple[int, int]:
+    """File descriptors and tasks of this process."""
+    return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
 
 
 async def test_survey_says_where_callers_could_go_and_which_right_is_missing(world: World) -> None:
