@@ -14,7 +14,7 @@ from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
 from ivr.parts import asr_options, asterisk_options, load_prompts
-from ivr.pbx.asterisk import survey
+from ivr.pbx.inquiry import survey
 
 REGISTER_WAIT_S = 6.0
 """Long enough for a challenge and a few retransmissions (RFC 3261 timer E), short enough for a person."""

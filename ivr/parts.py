@@ -17,7 +17,7 @@ from ivr.judge import load_pack
 from ivr.listener import Listener, ListenerOptions
 from ivr.models import ResolvedModel, resolve_model
 from ivr.pbx.ami import AmiOptions
-from ivr.pbx.asterisk import AsteriskOptions
+from ivr.pbx.inquiry import AsteriskOptions
 from ivr.prompts import load_catalogue
 from policies.pack import Pack
 from policies.types import Side

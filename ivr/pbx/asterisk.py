@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,8 +26,9 @@ import structlog
 from ivr.clock import monotonic_ms
 from ivr.errors import PbxError
 from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
-from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
+from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
+from ivr.pbx.inquiry import AsteriskOptions, EventProbe, unreachable
 from ivr.pbx.watch import TAP_PREFIX, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
@@ -36,33 +36,7 @@ log = structlog.get_logger("firmline.pbx")
 SPY_OPTIONS = "qowSEu"
 RING_MS = 5_000
 """A tap leg is answered by us at once; one that rings longer is not going to be."""
-NEEDED_ACTIONS = {
-    "Originate": "originate",
-    "Redirect": "call",
-    "Hangup": "call",
-    "Status": "call",
-    "Getvar": "call",
-    "ExtensionState": "call",
-}
-"""Manager actions we use and the ``write=`` class that allows each."""
 PAUSE_REASON = "Firmline: a minute after a hard call"
-_NOBODY_THERE = frozenset({"UNAVAILABLE"})
-_STATE_BUSY, _STATE_UNAVAILABLE = 2, 4
-"""Values of ``ExtensionState``'s Status; -1 and -2 say that there is no hint."""
-
-
-@dataclass(frozen=True, slots=True)
-class AsteriskOptions:
-    """Validated settings. ``agents`` and ``colleagues`` are shell patterns of endpoint names."""
-
-    ami: AmiOptions
-    tap_endpoint: str
-    agents: tuple[str, ...]
-    colleagues: tuple[str, ...] = ()
-    context: str = "from-internal"
-    fallbacks: tuple[str, ...] = ()
-    answer_ms: int = 20_000
-    pause_ms: int = 60_000
 
 
 class AsteriskPbx:
@@ -80,6 +54,8 @@ class AsteriskPbx:
         self._waiting: set[asyncio.Future[None]] = set()
         self._paused: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._tap_problem: str | None = None
+        self._deaf_problem: str | None = None
+        self._probe = EventProbe()
         self.on_call_over: Callable[[str], None] = lambda _ref: None
         """Told the reference of each tapped call that is over."""
         self.on_connected: Callable[[], None] = lambda: None
@@ -104,7 +80,7 @@ class AsteriskPbx:
 
     def problem(self) -> str | None:
         """Why the PBX cannot be used now, or ``None``."""
-        return self._ami.problem or self._tap_problem
+        return self._ami.problem or self._deaf_problem or self._tap_problem
 
     # --- attaching ----------------------------------------------------------------------------------------------------
 
@@ -118,6 +94,7 @@ class AsteriskPbx:
             self._hear(event)
 
     def _hear(self, event: AmiMessage) -> None:
+        self._probe.hear(event)
         if event.event == "OriginateResponse" and event.get("ActionID").startswith(TAP_PREFIX):
             self._placed(event)
         self._carry_out(self._watch.hear(event, monotonic_ms()))
@@ -144,6 +121,17 @@ class AsteriskPbx:
             self._hear(event)
         log.info("calls of the PBX read", channels=len(channels))
         await self._adopt_pauses()
+        self._spawn(self._probe_events())
+
+    async def _probe_events(self) -> None:
+        self._probe = EventProbe()
+        try:
+            await self._probe.ask(self._ami, self._options.ami)
+        except PbxError as exc:
+            self._deaf_problem = str(exc)
+            log.warning("manager events do not arrive", reason=str(exc))
+        else:
+            self._deaf_problem = None
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -373,74 +361,3 @@ def _channel_of(row: AmiMessage) -> Channel:
 def _is_member(row: AmiMessage, agent: str) -> bool:
     device = f"PJSIP/{agent}"
     return bool(agent) and device in (row.get("StateInterface"), row.get("Location"))
-
-
-async def unreachable(ami: AmiClient, context: str, target: str) -> str | None:
-    """Why nobody should be sent to extension ``target`` of ``context`` now, or ``None``.
-
-    Raises:
-        PbxError: the PBX would not say.
-    """
-    if await _value(ami, f"DIALPLAN_EXISTS({context},{target},1)") != "1":
-        return f"extension {target} does not exist in context {context}"
-    state = await ami.action("ExtensionState", ("Exten", target), ("Context", context))
-    status = int(state.get("Status") or -1)
-    if status < 0:  # no hint: a queue, a ring group, or a phone that nobody wrote a hint for
-        device = await _value(ami, f"DEVICE_STATE(PJSIP/{target})")
-        return f"no phone is registered at {target}" if device in _NOBODY_THERE else None
-    if status == _STATE_UNAVAILABLE:
-        return f"no phone is registered at {target}"
-    return f"{target} is busy" if status == _STATE_BUSY else None
-
-
-async def _value(ami: AmiClient, expression: str) -> str:
-    return (await ami.action("Getvar", ("Variable", expression))).get("Value")
-
-
-async def survey(options: AsteriskOptions, targets: tuple[str, ...]) -> str:
-    """What ``firmline check`` says: can we log in, may we do what is needed, where could callers be sent now?
-
-    Touches no call and no tap: a service may be running beside it.
-
-    Raises:
-        PbxError: no login, or a right is missing; the text says which line of manager.conf lacks it.
-    """
-    up = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    async def logged_in() -> None:
-        up.set()
-
-    def lost(why: str) -> None:
-        if not done.done():
-            done.set_exception(PbxError(why))
-
-    ami = AmiClient(options.ami, on_event=lambda _event: None, on_up=logged_in, on_down=lost)
-    ami.start()
-    waiting = loop.create_task(up.wait())
-    either: list[asyncio.Future[Any]] = [waiting, done]
-    try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if done.done():
-            done.result()
-        return await _survey(ami, options, targets)
-    finally:
-        waiting.cancel()
-        done.cancel()
-        await ami.stop()
-
-
-async def _survey(ami: AmiClient, options: AsteriskOptions, targets: tuple[str, ...]) -> str:
-    allowed = await ami.action("ListCommands")
-    known = {key.lower() for key, _ in allowed.fields}
-    missing = sorted({right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known})
-    if missing:
-        user = options.ami.username
-        raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
-    refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
-    if "queuepause" not in known:
-        refusals.append("agents cannot be paused (add agent to write= of the manager user if they should be)")
-    told = f"; but {'; '.join(refusals)}" if refusals else ""
-    where = f"{options.ami.host}:{options.ami.port}"
-    return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import wave
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np

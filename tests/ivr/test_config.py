@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from ivr.config import Config, load_config, parse_config, resolve_secret
 from ivr.errors import ConfigError
+from ivr.parts import asterisk_options, call_options
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
 
@@ -111,3 +112,11 @@ def test_secret_from_environment_and_file_is_read_and_missing_ones_are_named(
         resolve_secret("env:NOT_SET_HERE", "line.password")
     with pytest.raises(ConfigError, match="cannot read the secret"):
         resolve_secret("file:/does/not/exist", "line.password")
+
+
+def test_call_options_keep_the_rung_of_a_waiting_caller_where_the_pbx_tells_the_end() -> None:
+    """Between two agents of an Asterisk a caller may wait for a while; a `direct` PBX gets the short default."""
+    asterisk = parse_config("pbx: {kind: asterisk, asterisk: {secret: s, agents: ['201']}}", "c.yaml")
+    assert call_options(asterisk).linger_ms == 60_000 and call_options(Config()).linger_ms == 2_000
+    options = asterisk_options(asterisk)
+    assert options.tap_endpoint == "firmline" and options.ami.secret == "s" and options.pause_ms == 60_000

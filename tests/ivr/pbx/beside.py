@@ -18,8 +18,9 @@ from ivr.demo.stack import RATE_HZ, Stack
 from ivr.lines.base import Leg, LineOptions, LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
-from ivr.pbx.asterisk import AsteriskOptions, AsteriskPbx
+from ivr.pbx.asterisk import AsteriskPbx
 from ivr.pbx.base import CallRef
+from ivr.pbx.inquiry import AsteriskOptions
 from tests.ivr.pbx.pbx_server import AMI_SECRET, AMI_USER, SIP_PASSWORD, PbxServer
 
 CEILING_S = 15.0

@@ -121,7 +121,8 @@ class PbxServer:
         firmline = (DEPLOY / "manager_firmline.conf").read_text().replace("CHANGE-ME-AMI", AMI_SECRET)
         only_local = "deny=0.0.0.0/0.0.0.0\npermit=127.0.0.1/255.255.255.255\n"
         blind = f"[blind]\nsecret={AMI_SECRET}\n{only_local}read=\nwrite=\n"
-        return general + firmline + blind
+        deaf = f"[deaf]\nsecret={AMI_SECRET}\n{only_local}read=\nwrite=call,originate,agent\n"
+        return general + firmline + blind + deaf
 
     def _pjsip(self) -> str:
         out = f"[transport]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{self.sip_port}\n"
@@ -188,6 +189,11 @@ class PbxServer:
     def forget(self) -> None:
         """Throw away what it remembers of registrations, as a reinstalled PBX would."""
         shutil.rmtree(self.folder / "var", ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """SIGKILL and collect."""

@@ -11,8 +11,9 @@ import pytest
 from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
 from ivr.errors import PbxError
-from ivr.pbx.asterisk import PAUSE_REASON, survey
+from ivr.pbx.asterisk import PAUSE_REASON
 from ivr.pbx.base import CallRef
+from ivr.pbx.inquiry import survey
 from tests.ivr.pbx.beside import Beside, World, ami_options, share_of, tone
 from tests.ivr.pbx.pbx_server import MANY
 
@@ -313,6 +314,9 @@ async def test_survey_says_where_callers_could_go_and_which_right_is_missing(wor
     blind = Beside(world, ami=ami_options(world.server, username="blind"))
     with pytest.raises(PbxError, match="manager user blind may not do all that is needed: add call,originate"):
         await survey(blind.options, ("299",))
+    deaf = Beside(world, ami=ami_options(world.server, username="deaf", timeout_ms=500))
+    with pytest.raises(PbxError, match="no events reach manager user deaf.*add call to its read="):
+        await survey(deaf.options, ("299",))
     wrong = Beside(world, ami=ami_options(world.server, secret="wrong"))
     with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret"):
         await survey(wrong.options, ("299",))

@@ -16,24 +16,21 @@ from ivr.lines.base import RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.lines.transactions import Timers
 from tests.ivr.pbx.beside import Beside, Ears, World, line_options
-from tests.ivr.pbx.pbx_server import PbxServer, find_root
+from tests.ivr.pbx.pbx_server import PbxServer
 
 pytestmark = pytest.mark.sip
 QUICK = Timers(t1_ms=20, t2_ms=80, t4_ms=100, retry_min_ms=50, retry_max_ms=200, stop_ms=500)
 
 
 @pytest.fixture
-def own_asterisk(tmp_path: Path) -> Iterator[PbxServer]:
-    """An Asterisk of this test's own, which it may kill."""
-    root, why = find_root()
-    if root is None:
-        pytest.skip(f"real Asterisk not tested: {why}")
-    server = PbxServer(root, tmp_path)
+def own_asterisk(asterisk: PbxServer) -> Iterator[PbxServer]:
+    """The Asterisk of the session, which this test may freeze or kill: it runs again afterwards."""
     try:
-        server.start()
-        yield server
+        yield asterisk
     finally:
-        server.stop()
+        asterisk.signal(signal.SIGCONT)
+        if not asterisk.running:
+            asterisk.start()
 
 
 def contacts(server: PbxServer) -> int:
@@ -105,13 +102,19 @@ async def test_line_outlives_a_registrar_that_stops_answering(own_asterisk: PbxS
         await line.stop()
 
 
-async def test_asterisk_killed_and_restarted_is_found_again_and_calls_are_tapped(own_asterisk: PbxServer) -> None:
+async def test_asterisk_killed_and_restarted_is_found_again_and_calls_are_tapped(
+    own_asterisk: PbxServer, tmp_path: Path
+) -> None:
     """Nobody restarts Firmline after the PBX: within seconds it is logged in, registered and taps the next call."""
     async with Stack() as stack:
         own_asterisk.phones_at(stack.port)
-        world = World(own_asterisk, stack, own_asterisk.log_folder)
+        world = World(own_asterisk, stack, tmp_path)
         async with Beside(world) as beside:
             assert await _settled(beside) is None
+            caller, _agent = await world.phone("pat"), await world.phone("201")
+            await caller.dial(world.at_pbx("201"))
+            await beside.ears.both()
+            ref = beside.call.call_ref
             own_asterisk.kill()
             async with asyncio.timeout(5):
                 while beside.pbx.problem() is None:
@@ -122,7 +125,11 @@ async def test_asterisk_killed_and_restarted_is_found_again_and_calls_are_tapped
             async with asyncio.timeout(5):
                 while not contacts(own_asterisk):
                     await stack.clock.pause(100)
-            caller, _agent = await world.phone("pat"), await world.phone("201")
+            assert beside.over == [ref], "the call died with the PBX"
+            for leg in list(beside.ears.legs.values()):
+                leg.hang_up()
+            await beside.ears.until(lambda: not beside.ears.legs)
+            await asyncio.gather(caller.hang_up(), _agent.hang_up())
             await caller.dial(world.at_pbx("201"))
             await beside.ears.both()
             await caller.hang_up()
