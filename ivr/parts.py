@@ -27,6 +27,10 @@ ASTERISK_LINGER_MS = 60_000
 is really over the PBX says so at once."""
 
 
+AMI_TIMEOUT_MS = 5_000
+"""The manager interface answers in milliseconds; what takes longer (a supervisor who picks up) has its own setting."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a config resolves to without opening a socket: shared by ``run``, ``check`` and ``replay``."""
@@ -102,7 +106,7 @@ def asterisk_options(config: Config) -> AsteriskOptions:
     pbx, asterisk = config.pbx, config.pbx.asterisk
     secret = resolve_secret(asterisk.secret, "pbx.asterisk.secret")
     return AsteriskOptions(
-        ami=AmiOptions(asterisk.host, asterisk.port, asterisk.username, secret, timeout_ms=pbx.timeout_ms),
+        ami=AmiOptions(asterisk.host, asterisk.port, asterisk.username, secret, min(pbx.timeout_ms, AMI_TIMEOUT_MS)),
         tap_endpoint=asterisk.tap_endpoint or config.line.username,
         agents=tuple(asterisk.agents),
         colleagues=tuple(asterisk.colleagues),
