@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,13 +90,9 @@ class World:
     def _quick_pack(self) -> Path:
         """The standard pack with short waits, whose only ending is the transfer."""
         text = STANDARD.read_text()
-        for old, new in (
-            ("grace_ms: 4000", "grace_ms: 500"),
-            ("countdown_ms: 6000", "countdown_ms: 1000"),
-            ("fallbacks: [menu, hangup]", "fallbacks: []"),
-        ):
-            assert old in text
-            text = text.replace(old, new)
+        for key, value in (("grace_ms", "500"), ("countdown_ms", "1000"), ("fallbacks", "[]")):
+            text, found = re.subn(rf"^(  {key}:) (\[.*?\]|\d+)", rf"\g<1> {value}", text, flags=re.MULTILINE)
+            assert found == 1, key
         path = self.folder / "quick.yaml"
         path.write_text(text)
         return path
