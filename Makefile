@@ -46,7 +46,7 @@ bench: $(READY) ## measure; the tables of docs/benchmarks.md (about ten minutes)
 	@$(BIN)/firmline bench reaction $(ARGS)
 	@$(BIN)/firmline bench capacity $(ARGS)
 
-pbx: ## a real Asterisk in a folder of its own, built once, for trying Firmline beside a PBX
+pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only)
 	@deploy/asterisk/build.sh
 
 clean: ## remove the environment and everything made by running

@@ -24,7 +24,8 @@ from ivr.config import Config, resolve_secret
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.metrics import Metrics
-from ivr.parts import asr_options, call_options, listener_factory, load_parts
+from ivr.parts import asr_options, asterisk_options, call_options, listener_factory, load_parts
+from ivr.pbx.asterisk import AsteriskPbx
 from ivr.pbx.direct import DirectControl
 from ivr.session import World
 from ivr.stall import StallMonitor
@@ -49,6 +50,18 @@ def asr_check(pool: AsrPool) -> Check:
             "ears", False, f"{stats.queued} segments wait, {lag}: add ears.workers or calls will be heard late"
         )
     return Check("ears", True, f"{stats.workers} decoding processes, {lag}")
+
+
+def make_control(config: Config) -> DirectControl | AsteriskPbx:
+    """What acts on the human calls, by ``pbx.kind``; nothing is opened yet.
+
+    Raises:
+        ConfigError: a secret cannot be read or used.
+    """
+    if config.pbx.kind == "asterisk":
+        return AsteriskPbx(asterisk_options(config))
+    secret = resolve_secret(config.pbx.control_secret, "pbx.control_secret")
+    return DirectControl(config.pbx.control_url or None, secret or None, config.pbx.timeout_ms)
 
 
 class App:
@@ -88,14 +101,13 @@ class App:
         )
         self._stack.callback(self.journal.stop)
         self.journal.start()
-        secret = resolve_secret(config.pbx.control_secret, "pbx.control_secret")
-        self.control = DirectControl(config.pbx.control_url or None, secret or None, config.pbx.timeout_ms)
-        self._stack.push_async_callback(self.control.stop)
-        await self.control.start()
+        self.control = make_control(config)
         world = World(loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to)
         self.calls = Calls(world, self._engine, listener_factory(config), call_options(config), self.checks)
         self.calls.on_registration_changed = self._registration
         self.line = PyvoipLine(line_options)
+        if isinstance(self.control, AsteriskPbx):
+            self.control.on_call_over = self.calls.call_over
         self.api = ApiServer(create_app(self.calls, self.metrics, self.feed), config.api.host, config.api.port)
         self._stack.push_async_callback(self.api.stop)
         await self.api.start()
@@ -106,6 +118,10 @@ class App:
         self._stack.callback(self.calls.close_all, "Firmline is stopping")
         self._expose_counters()
         await self.line.start(self.calls)
+        if isinstance(self.control, AsteriskPbx):
+            self.control.on_connected = self.line.register_again
+        self._stack.push_async_callback(self.control.stop)
+        await self.control.start()
 
     def _expose_counters(self) -> None:
         """Totals that the engines keep themselves, read when somebody asks for ``/metrics``."""
@@ -139,7 +155,7 @@ class App:
             Check("line", line.registration is RegistrationState.REGISTERED, line.detail),
             asr_check(self.asr),
             Check("journal", journal_ok, journal_detail),
-            Check("pbx", problem is None or not self.config.pbx.control_url, problem or "the PBX takes our requests"),
+            Check("pbx", problem is None or self._warnings_only, problem or "the PBX takes our requests"),
         ]
 
     def ready(self) -> dict[str, str]:
@@ -150,10 +166,21 @@ class App:
             "event": "ready",
             "version": ivr.__version__,
             "line": f"sip:{self.config.line.username}@{host}:{port}",
-            "pbx": f"{self.config.pbx.kind} {self.config.pbx.control_url or '(warnings only: no control_url)'}",
+            "pbx": self._pbx_words(),
             "model": f"{self.parts.model.name} ({self.parts.model.source})",
             "api": f"http://{api_host}:{api_port}",
         }
+
+    @property
+    def _warnings_only(self) -> bool:
+        """Nobody asked for control, so its absence is no fault."""
+        return self.config.pbx.kind == "direct" and not self.config.pbx.control_url
+
+    def _pbx_words(self) -> str:
+        pbx = self.config.pbx
+        if pbx.kind == "asterisk":
+            return f"asterisk manager {pbx.asterisk.host}:{pbx.asterisk.port}"
+        return f"direct {pbx.control_url or '(warnings only: no control_url)'}"
 
     def _engine(self, agent_ext: str | None) -> Engine:
         return Engine(self.parts.pack, agent_ext=agent_ext)

@@ -115,6 +115,14 @@ class Calls:
         """What ``/readyz`` reports."""
         return self._checks()
 
+    # --- the PBX ------------------------------------------------------------------------------------------------------
+
+    def call_over(self, call_ref: str) -> None:
+        """The PBX says that the human call is over; what its legs still do no longer matters."""
+        session = self._by_ref.get(call_ref)
+        if session is not None:
+            session.human_call_over()
+
     # --- shutdown -----------------------------------------------------------------------------------------------------
 
     def close_all(self, why: str) -> None:

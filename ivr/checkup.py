@@ -13,7 +13,8 @@ from ivr.judge import load_pack
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
-from ivr.parts import asr_options, load_prompts
+from ivr.parts import asr_options, asterisk_options, load_prompts
+from ivr.pbx.inquiry import survey
 
 REGISTER_WAIT_S = 6.0
 """Long enough for a challenge and a few retransmissions (RFC 3261 timer E), short enough for a person."""
@@ -27,7 +28,7 @@ async def checkup(config: Config) -> list[Check]:
         _journal(config),
         _api_port(config),
         await _line(config),
-        _pbx(config),
+        await _pbx(config),
     ]
 
 
@@ -124,7 +125,17 @@ async def _line(config: Config) -> Check:
         await line.stop()
 
 
-def _pbx(config: Config) -> Check:
+async def _asterisk(config: Config) -> Check:
+    targets = (config.pbx.transfer_to, *config.pbx.asterisk.fallbacks)
+    try:
+        return Check("pbx", True, await survey(asterisk_options(config), targets))
+    except FirmlineError as exc:
+        return Check("pbx", False, str(exc))
+
+
+async def _pbx(config: Config) -> Check:
+    if config.pbx.kind == "asterisk":
+        return await _asterisk(config)
     try:
         secret = resolve_secret(config.pbx.control_secret, "pbx.control_secret")
     except FirmlineError as exc:

@@ -116,14 +116,45 @@ class LineConfig(Section):
         )
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[0-9A-Za-z_.+*?!\[\]-]+$")]
+"""A shell pattern of PJSIP endpoint names."""
+Extension = Annotated[str, Field(max_length=80, pattern=r"^[0-9A-Za-z*#+_.-]+$")]
+
+
+class AsteriskConfig(Section):
+    """An Asterisk or FreePBX, over its manager interface; used when ``pbx.kind`` is ``asterisk``."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 5038
+    username: Annotated[str, Field(min_length=1, pattern=r"^[\x21-\x7e]+$")] = "firmline"
+    secret: str = ""
+    agents: list[Pattern] = Field(default=[])
+    colleagues: list[Pattern] = Field(default=[])
+    tap_endpoint: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.+-]*$")] = ""
+    context: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.-]+$")] = "from-internal"
+    fallbacks: list[Extension] = Field(default=[])
+    answer_timeout_ms: Annotated[int, Field(ge=1_000, le=120_000)] = 20_000
+    pause_s: Annotated[int, Field(ge=5, le=3_600)] = 60
+
+
 class PbxConfig(Section):
     """How we act on the human call."""
 
-    kind: Literal["direct"] = "direct"
+    kind: Literal["direct", "asterisk"] = "direct"
     control_url: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
     control_secret: str = ""
     timeout_ms: Annotated[int, Field(ge=200, le=120_000)] = 20_000
     transfer_to: Annotated[str, Field(pattern=r"^[0-9A-Za-z*#+_.-]+$")] = "299"
+    asterisk: AsteriskConfig = Field(default_factory=AsteriskConfig)
+
+    @model_validator(mode="after")
+    def _asterisk_is_whole(self) -> Self:
+        if self.kind == "asterisk":
+            missing = [key for key in ("secret", "agents") if not getattr(self.asterisk, key)]
+            if missing:
+                keys = " and ".join(f"asterisk.{key}" for key in missing)
+                raise ValueError(f"kind is asterisk, so {keys} must be set")
+        return self
 
 
 class EndpointingConfig(Section):

@@ -11,14 +11,24 @@ from audio.prompts import Catalogue
 from audio.vad import VadOptions
 from ivr.asr import AsrOptions
 from ivr.call import CallOptions
-from ivr.config import Config
+from ivr.config import Config, resolve_secret
 from ivr.errors import ConfigError
 from ivr.judge import load_pack
 from ivr.listener import Listener, ListenerOptions
 from ivr.models import ResolvedModel, resolve_model
+from ivr.pbx.ami import AmiOptions
+from ivr.pbx.inquiry import AsteriskOptions
 from ivr.prompts import load_catalogue
 from policies.pack import Pack
 from policies.types import Side
+
+ASTERISK_LINGER_MS = 60_000
+"""A caller may wait that long between two agents (a queue, a park) and still be the one who was warned; when the call
+is really over the PBX says so at once."""
+
+
+AMI_TIMEOUT_MS = 5_000
+"""The manager interface answers in milliseconds; what takes longer (a supervisor who picks up) has its own setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +93,25 @@ def call_options(config: Config) -> CallOptions:
         transcribe_agent=config.ears.transcribe_agent,
         echo_tail_ms=config.prompts.echo_tail_ms,
         no_audio_ms=config.ears.no_audio_ms,
+        linger_ms=ASTERISK_LINGER_MS if config.pbx.kind == "asterisk" else CallOptions().linger_ms,
+    )
+
+
+def asterisk_options(config: Config) -> AsteriskOptions:
+    """How the PBX is watched and acted on.
+
+    Raises:
+        ConfigError: the secret cannot be read.
+    """
+    pbx, asterisk = config.pbx, config.pbx.asterisk
+    secret = resolve_secret(asterisk.secret, "pbx.asterisk.secret")
+    return AsteriskOptions(
+        ami=AmiOptions(asterisk.host, asterisk.port, asterisk.username, secret, min(pbx.timeout_ms, AMI_TIMEOUT_MS)),
+        tap_endpoint=asterisk.tap_endpoint or config.line.username,
+        agents=tuple(asterisk.agents),
+        colleagues=tuple(asterisk.colleagues),
+        context=asterisk.context,
+        fallbacks=tuple(asterisk.fallbacks),
+        answer_ms=asterisk.answer_timeout_ms,
+        pause_ms=asterisk.pause_s * 1000,
     )

@@ -28,6 +28,8 @@ from policies.types import EndKind, Hotkey, Side
 
 log = structlog.get_logger("firmline.call")
 
+CALL_OVER = "the call is over"
+
 
 class Recogniser(Protocol):
     """What a session needs of the speech recogniser."""
@@ -68,6 +70,8 @@ class CallSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_ms = 0
+        self._ending_tasks = 0
+        self._over_meanwhile = False
         self._log = log.bind(call=call_id, call_ref=core.call_ref)
 
     # --- what happens to the call -------------------------------------------------------------------------------------
@@ -94,6 +98,13 @@ class CallSession:
     def hotkey(self, hotkey: Hotkey) -> None:
         """A person pressed a key."""
         self._do(self.core.hotkey, hotkey)
+
+    def human_call_over(self) -> None:
+        """The PBX says that the human call is over. While we are ending it ourselves, that is for the ending to say."""
+        if self._ending_tasks:
+            self._over_meanwhile = True
+        else:
+            self.close(CALL_OVER)
 
     def close(self, why: str) -> None:
         """Forget the call; its tap legs are hung up, the human call is not touched."""
@@ -217,6 +228,15 @@ class CallSession:
 
     async def _end(self, effect: fx.End) -> None:
         """Try each ending in turn until the PBX confirms one."""
+        self._ending_tasks += 1
+        try:
+            await self._end_in_turn(effect)
+        finally:
+            self._ending_tasks -= 1
+        if self._over_meanwhile:
+            self.close(CALL_OVER)
+
+    async def _end_in_turn(self, effect: fx.End) -> None:
         ref = CallRef(self.core.call_ref, self.core.agent_ext)
         last = "no ending is configured"
         for kind in effect.attempts:

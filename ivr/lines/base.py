@@ -146,6 +146,9 @@ class Line(Protocol):
     async def stop(self) -> None:
         """BYE every leg, de-register, close every socket and thread; bounded by two seconds, never raises."""
 
+    def register_again(self) -> None:
+        """Register now instead of when it is due: the PBX has come back, perhaps without our binding."""
+
     def status(self) -> LineStatus:
         """The present state, for pages and checks."""
 

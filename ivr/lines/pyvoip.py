@@ -116,6 +116,11 @@ class PyvoipLine:
         asyncio.get_running_loop().call_soon(turn.set_result, None)
         await turn
 
+    def register_again(self) -> None:
+        """Register now instead of when it is due; without a registrar, or before ``start``, nothing."""
+        if self._phone is not None and self._phone.sip.registration is not None:
+            self._phone.sip.registration.again()
+
     def status(self) -> LineStatus:
         """The present state."""
         phone = self._phone

@@ -168,6 +168,15 @@ class Registration:
         """Take the binding away; the request is one of the transactions the owner waits for."""
         self._hear(E.STOP, "stopped")
 
+    def again(self) -> None:
+        """Register now instead of when it is due: the registrar may have come back without its bindings.
+
+        Nothing happens while a request is under way.
+        """
+        if self._timer is not None:
+            self._disarm()
+            self._hear(E.REFRESH_DUE if self.state is R.REGISTERED else E.RETRY_DUE)
+
     def close(self) -> None:
         """Cancel every timer and lookup."""
         self._disarm()
@@ -204,7 +213,11 @@ class Registration:
     def _arm(self, delay_ms: int, then: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(delay_ms / 1000, then)
+        self._timer = self._loop.call_later(delay_ms / 1000, self._due, then)
+
+    def _due(self, then: Callable[[], None]) -> None:
+        self._timer = None
+        then()
 
     def _disarm(self) -> None:
         if self._timer is not None:

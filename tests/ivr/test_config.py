@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from ivr.config import Config, load_config, parse_config, resolve_secret
 from ivr.errors import ConfigError
+from ivr.parts import asterisk_options, call_options
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
 
@@ -61,6 +62,9 @@ def test_config_yaml_comments_every_key() -> None:
         ("ears:\n  endpointing:\n    max_utterance_ms: 2000\n", "must be at least twice"),
         ("api:\n  host: 0.0.0.0\n", "only loopback (127.0.0.1) is allowed"),
         ("api:\n  port: 1\n  port: 2\n", "c.yaml:3: api.port: key given twice; first on line 2"),
+        ("pbx:\n  kind: asterisk\n", "kind is asterisk, so asterisk.secret and asterisk.agents must be set"),
+        ("pbx:\n  asterisk:\n    agents: ['2 1']\n", "c.yaml:3: pbx.asterisk.agents"),
+        ("pbx:\n  asterisk:\n    context: 'a,b'\n", "c.yaml:3: pbx.asterisk.context"),
         ("a: [1\n", "c.yaml:2: not valid YAML"),
         ("- a\n", "c.yaml:1: expected a mapping of keys, found list"),
         ("a: &x {b: 1}\nc: *x\n", "YAML aliases (*name) are not supported"),
@@ -109,3 +113,11 @@ def test_secret_from_environment_and_file_is_read_and_missing_ones_are_named(
         resolve_secret("env:NOT_SET_HERE", "line.password")
     with pytest.raises(ConfigError, match="cannot read the secret"):
         resolve_secret("file:/does/not/exist", "line.password")
+
+
+def test_call_options_keep_the_rung_of_a_waiting_caller_where_the_pbx_tells_the_end() -> None:
+    """Between two agents of an Asterisk a caller may wait for a while; a `direct` PBX gets the short default."""
+    asterisk = parse_config("pbx: {kind: asterisk, asterisk: {secret: s, agents: ['201']}}", "c.yaml")
+    assert call_options(asterisk).linger_ms == 60_000 and call_options(Config()).linger_ms == 2_000
+    options = asterisk_options(asterisk)
+    assert options.tap_endpoint == "firmline" and options.ami.secret == "s" and options.pause_ms == 60_000

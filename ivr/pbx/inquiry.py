@@ -1,0 +1,151 @@
+"""What is asked of an Asterisk before anything is done: may we, does it hear us, is anybody there?
+
+Touches no call and no tap, so ``firmline check`` may ask beside a running service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from ivr.errors import PbxError
+from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
+
+NEEDED_ACTIONS = {
+    "Originate": "originate",
+    "Redirect": "call",
+    "Hangup": "call",
+    "Status": "call",
+    "Getvar": "call",
+    "ExtensionState": "call",
+}
+"""Manager actions we use and the ``write=`` class that allows each."""
+_NOBODY_THERE = frozenset({"UNAVAILABLE"})
+_STATE_BUSY, _STATE_UNAVAILABLE = 2, 4
+"""Values of ``ExtensionState``'s Status; -1 and -2 say that there is no hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsteriskOptions:
+    """Validated settings. ``agents`` and ``colleagues`` are shell patterns of endpoint names."""
+
+    ami: AmiOptions
+    tap_endpoint: str
+    agents: tuple[str, ...]
+    colleagues: tuple[str, ...] = ()
+    context: str = "from-internal"
+    fallbacks: tuple[str, ...] = ()
+    answer_ms: int = 20_000
+    pause_ms: int = 60_000
+
+
+class EventProbe:
+    """Whether events reach us: a manager user without ``read=call`` logs in well and then hears nothing, ever.
+
+    Asks for a call to an extension that cannot exist; its failure is told as an event of that class, if to anybody.
+    """
+
+    def __init__(self) -> None:
+        self._id = f"firmline-probe-{random.getrandbits(32):08x}"
+        self._heard = asyncio.Event()
+
+    def hear(self, event: AmiMessage) -> None:
+        """Every event goes here."""
+        if event.event == "OriginateResponse" and event.get("ActionID") == self._id:
+            self._heard.set()
+
+    async def ask(self, ami: AmiClient, options: AmiOptions) -> None:
+        """Returns once the event has come.
+
+        Raises:
+            PbxError: it did not come in time; the text names the line of manager.conf.
+        """
+        await ami.action(
+            "Originate",
+            ("Channel", f"Local/{self._id}@{self._id}"),
+            ("Application", "Hangup"),
+            ("Async", "true"),
+            action_id=self._id,
+        )
+        try:
+            async with asyncio.timeout(options.timeout_ms / 1000):
+                await self._heard.wait()
+        except TimeoutError:
+            raise PbxError(
+                f"no events reach manager user {options.username}, so no call can be seen: add call to its read="
+            ) from None
+
+
+async def unreachable(ami: AmiClient, context: str, target: str) -> str | None:
+    """Why nobody should be sent to extension ``target`` of ``context`` now, or ``None``.
+
+    Raises:
+        PbxError: the PBX would not say.
+    """
+    if await _value(ami, f"DIALPLAN_EXISTS({context},{target},1)") != "1":
+        return f"extension {target} does not exist in context {context}"
+    state = await ami.action("ExtensionState", ("Exten", target), ("Context", context))
+    status = int(state.get("Status") or -1)
+    if status < 0:  # no hint: a queue, a ring group, or a phone that nobody wrote a hint for
+        device = await _value(ami, f"DEVICE_STATE(PJSIP/{target})")
+        return f"no phone is registered at {target}" if device in _NOBODY_THERE else None
+    if status == _STATE_UNAVAILABLE:
+        return f"no phone is registered at {target}"
+    return f"{target} is busy" if status == _STATE_BUSY else None
+
+
+async def _value(ami: AmiClient, expression: str) -> str:
+    return (await ami.action("Getvar", ("Variable", expression))).get("Value")
+
+
+async def survey(options: AsteriskOptions, targets: tuple[str, ...]) -> str:
+    """What ``firmline check`` says: can we log in, may we do what is needed, where could callers be sent now?
+
+    Touches no call and no tap: a service may be running beside it.
+
+    Raises:
+        PbxError: no login, or a right is missing; the text says which line of manager.conf lacks it.
+    """
+    up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    async def logged_in() -> None:
+        up.set()
+
+    def lost(why: str) -> None:
+        if not done.done():
+            done.set_exception(PbxError(why))
+
+    probe = EventProbe()
+    ami = AmiClient(options.ami, on_event=probe.hear, on_up=logged_in, on_down=lost)
+    ami.start()
+    waiting = loop.create_task(up.wait())
+    either: list[asyncio.Future[Any]] = [waiting, done]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            done.result()
+        return await _survey(ami, probe, options, targets)
+    finally:
+        waiting.cancel()
+        done.cancel()
+        await ami.stop()
+
+
+async def _survey(ami: AmiClient, probe: EventProbe, options: AsteriskOptions, targets: tuple[str, ...]) -> str:
+    allowed = await ami.action("ListCommands")
+    known = {key.lower() for key, _ in allowed.fields}
+    missing = sorted({right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known})
+    if missing:
+        user = options.ami.username
+        raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
+    await probe.ask(ami, options.ami)
+    refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
+    if "queuepause" not in known:
+        refusals.append("agents cannot be paused (add agent to write= of the manager user if they should be)")
+    told = f"; but {'; '.join(refusals)}" if refusals else ""
+    where = f"{options.ami.host}:{options.ami.port}"
+    return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"

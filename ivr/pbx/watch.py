@@ -1,0 +1,378 @@
+"""Which calls of an Asterisk are tapped, and where each stands: sans-IO, manager events in, things to do out.
+
+Owns: the channels that are in bridges, the pairing of a guarded agent with the person at the other end, the two taps of
+each pair. Never: sockets, clocks, or anything done to the human call.
+
+A call is named by the Linkedid it had when it was first seen, and known by the caller's own channel, because a transfer
+or a park may change everything else about it. One tap, by the side it hears:
+
+    NONE --pair seen--> ASKED --its channel is gone, or could not be made--> NONE (again after a back-off)
+                          |
+                          +--the tapped channel entered another bridge, or the pair is over--> DROPPING --gone--> NONE
+
+A tap must be replaced when its channel changes bridges: on Asterisk 22 the old one still hears, but what it says is
+lost in about half the cases. ``ChanSpy``'s options ``qowSEu``: no beep; hear and whisper to this one channel; end with
+it (S, E: without them a leg of a channel that is gone waits for ever); the name is a whole name, not a prefix (u).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ivr.pbx.ami import AmiMessage
+from policies.types import Side
+
+RELEASE_MS = 3_000
+"""How long a pair may be apart (an announced transfer, a retrieve from park) before its taps are dropped."""
+RETRY_MIN_MS, RETRY_MAX_MS = 250, 5_000
+TAP_PREFIX = "firmline-tap-"
+"""What the Uniqueid of every tap begins with."""
+STEADY_MS = 5_000
+"""A tap that lived so long was sound: when it goes, the next one is tried at once."""
+
+_INTERNAL = ("Local/", "Message/", "AsyncGoto/", "Surrogate/", "CBAnn/", "CBRec/", "ConfBridge", "Announcer/")
+_ENDPOINT = re.compile(r"^[A-Za-z0-9]+/(?P<endpoint>.+?)(?:-[0-9a-f]+)?(?:;\d)?$")
+
+
+# --- what to do -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceTap:
+    """Originate a ``ChanSpy`` of ``channel`` to ourselves; ``tap_id`` becomes the tap channel's Uniqueid."""
+
+    tap_id: str
+    call_ref: str
+    side: Side
+    channel: str
+    agent_ext: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropTap:
+    """Hang up one of our own legs; ``channel`` is its Uniqueid or name."""
+
+    channel: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallOver:
+    """The human call is over: nothing of it needs to be remembered."""
+
+    call_ref: str
+
+
+Command = PlaceTap | DropTap | CallOver
+
+
+# --- what is known ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Channel:
+    """One channel that is, or was, in a bridge."""
+
+    uniqueid: str
+    name: str
+    linkedid: str
+    bridge: str = ""
+    entered: int = 0
+    """Order of entering bridges: who came last."""
+
+    @property
+    def endpoint(self) -> str:
+        return endpoint_of(self.name)
+
+
+def endpoint_of(channel: str) -> str:
+    """``PJSIP/201-0000000a`` -> ``201``, ``DAHDI/i1/5551234-1f`` -> ``i1/5551234``; empty for no channel's name."""
+    match = _ENDPOINT.match(channel)
+    return match["endpoint"] if match else ""
+
+
+@dataclass(slots=True)
+class _Tap:
+    tap_id: str = ""
+    """Empty: no tap."""
+    channel: str = ""
+    bridge: str = ""
+    since_ms: int = 0
+    dropping: bool = False
+    failures: int = 0
+    not_before_ms: int = 0
+
+
+@dataclass(slots=True)
+class WatchedCall:
+    """One call that was tapped at least once; ``caller`` is the Uniqueid of the caller's channel."""
+
+    ref: str
+    caller: str
+    agent: str = ""
+    agent_ext: str = ""
+    taps: dict[Side, _Tap] = field(default_factory=lambda: {Side.CALLER: _Tap(), Side.AGENT: _Tap()})
+    apart_since_ms: int | None = None
+    held: bool = False
+    """We are moving the caller ourselves: leave the taps as they are."""
+    handed_on: bool = False
+    """We have moved the caller: whoever speaks with them now is not our business."""
+
+
+class CallWatch:
+    """The watch over one PBX."""
+
+    def __init__(self, us: str, agents: Sequence[str], colleagues: Sequence[str] = (), run_id: str = "0") -> None:
+        """``us``: our own endpoint. ``agents``: shell patterns of guarded endpoints; ``colleagues``: never callers.
+
+        ``run_id`` tells our taps from those of a process that died.
+        """
+        self._prefix = f"{TAP_PREFIX}{run_id}-"
+        self._us, self._agents, self._colleagues = us, tuple(agents), tuple(colleagues)
+        self._channels: dict[str, Channel] = {}
+        self._calls: dict[str, WatchedCall] = {}
+        self._taps: dict[str, tuple[WatchedCall, Side]] = {}
+        self._serial = 0
+        self._tap_serial = 0
+        self._out: list[Command] = []
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def hear(self, event: AmiMessage, now_ms: int) -> list[Command]:
+        """One manager event."""
+        uniqueid = event.get("Uniqueid")
+        match event.event:
+            case "BridgeEnter":
+                self._entered(event, now_ms)
+            case "BridgeLeave":
+                channel = self._channels.get(uniqueid)
+                # A channel that is moved may enter the next bridge before the leaving of the last is told.
+                if channel is not None and channel.bridge == event.get("BridgeUniqueid"):
+                    channel.bridge = ""
+            case "Rename":
+                channel = self._channels.get(uniqueid)
+                if channel is not None:
+                    channel.name = event.get("Newname")
+            case "Hangup":
+                self._hung_up(uniqueid, now_ms)
+            case "Newchannel" if uniqueid.startswith(self._prefix):
+                found = self._taps.get(uniqueid)
+                if found is None or found[0].taps[found[1]].dropping:
+                    self._out.append(DropTap(uniqueid, "given up before it was made"))
+            case "OriginateResponse" if event.get("Response") == "Failure":
+                self.tap_failed(event.get("ActionID"), now_ms)
+            case _:
+                return []
+        self._settle(now_ms)
+        return self._flush()
+
+    def resync(self, channels: Iterable[Channel], now_ms: int) -> list[Command]:
+        """The PBX's present channels, after a new login: what was missed is made up for.
+
+        Legs to our endpoint that we do not know are those of a process that died: they are hung up.
+        """
+        present = {c.uniqueid: c for c in channels}
+        for uniqueid in [*self._channels, *self._taps]:
+            if uniqueid not in present:
+                self._hung_up(uniqueid, now_ms)
+        for channel in present.values():
+            if channel.endpoint == self._us and channel.uniqueid not in self._taps:
+                self._out.append(DropTap(channel.name, "a leg that an earlier run left behind"))
+            elif channel.bridge and self._is_party(channel):
+                known = self._channels.get(channel.uniqueid)
+                self._serial += 1
+                channel.entered = known.entered if known and known.bridge == channel.bridge else self._serial
+                self._channels[channel.uniqueid] = channel
+        for uniqueid, channel in self._channels.items():
+            channel.bridge = present[uniqueid].bridge
+        self._settle(now_ms)
+        return self._flush()
+
+    def tap_failed(self, tap_id: str, now_ms: int) -> None:
+        """A tap could not be placed; it is tried again after a back-off."""
+        self._tap_gone(tap_id, now_ms, failed=True)
+
+    def next_deadline_ms(self) -> int | None:
+        """When ``on_deadline`` wants to be called next."""
+        times: list[int] = []
+        for call in self._calls.values():
+            if call.apart_since_ms is not None and not call.held and self._tapped(call):
+                times.append(call.apart_since_ms + RELEASE_MS)
+            if self._wanted(call):
+                times += [tap.not_before_ms for tap in call.taps.values() if not tap.tap_id and tap.not_before_ms]
+        return min(times, default=None)
+
+    def on_deadline(self, now_ms: int) -> list[Command]:
+        """Whatever was due by ``now_ms``."""
+        self._settle(now_ms)
+        return self._flush()
+
+    # --- questions and orders of the control --------------------------------------------------------------------------
+
+    def call(self, ref: str) -> WatchedCall | None:
+        """The live call of that name."""
+        return next((call for call in self._calls.values() if call.ref == ref), None)
+
+    def channel(self, uniqueid: str) -> Channel | None:
+        """A channel that is in a bridge or was."""
+        return self._channels.get(uniqueid)
+
+    def together(self, call: WatchedCall) -> bool:
+        """Whether caller and guarded agent are in the call now."""
+        return call.caller in self._channels and self._agent_of(self._channels[call.caller]) is not None
+
+    def company(self, uniqueid: str) -> list[Channel]:
+        """Who is in the same bridge, Local channels included."""
+        me = self._channels.get(uniqueid)
+        if me is None or not me.bridge:
+            return []
+        return [c for c in self._channels.values() if c.bridge == me.bridge and c is not me]
+
+    def hold(self, call: WatchedCall) -> None:
+        """We are about to move the caller."""
+        call.held = True
+
+    def settle_move(self, call: WatchedCall, *, handed_on: bool, now_ms: int) -> list[Command]:
+        """The move is over: the caller is with somebody else for good, or the call is as it was."""
+        call.held, call.handed_on = False, handed_on
+        self._settle(now_ms)
+        return self._flush()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _entered(self, event: AmiMessage, now_ms: int) -> None:
+        uniqueid, name = event.get("Uniqueid"), event.get("Channel")
+        if endpoint_of(name) == self._us:
+            return
+        known = self._channels.get(uniqueid)
+        channel = known or Channel(uniqueid, name, event.get("Linkedid"))
+        self._serial += 1
+        channel.name, channel.linkedid = name, event.get("Linkedid")
+        channel.bridge, channel.entered = event.get("BridgeUniqueid"), self._serial
+        self._channels[uniqueid] = channel
+        # Asterisk gives every channel of a bridge the oldest Linkedid, but tells only of the one that enters.
+        together = [channel, *self.company(uniqueid)]
+        oldest = min((c.linkedid for c in together), key=_age)
+        for each in together:
+            each.linkedid = oldest
+
+    def _hung_up(self, uniqueid: str, now_ms: int) -> None:
+        self._tap_gone(uniqueid, now_ms, failed=False)
+        self._channels.pop(uniqueid, None)
+        call = self._calls.pop(uniqueid, None)
+        if call is not None:
+            for tap in call.taps.values():
+                if tap.tap_id:
+                    self._drop(tap, "the caller's channel is gone")
+            self._out.append(CallOver(call.ref))
+
+    def _tap_gone(self, tap_id: str, now_ms: int, *, failed: bool) -> None:
+        found = self._taps.pop(tap_id, None)
+        if found is None:
+            return
+        call, side = found
+        tap = call.taps[side]
+        if tap.tap_id != tap_id:
+            return
+        steady = now_ms - tap.since_ms >= STEADY_MS and not failed
+        failures = 0 if steady or tap.dropping else tap.failures + 1
+        wait_ms = min(RETRY_MIN_MS * 2 ** (failures - 1), RETRY_MAX_MS) if failures else 0
+        call.taps[side] = _Tap(failures=failures, not_before_ms=now_ms + wait_ms)
+
+    def _settle(self, now_ms: int) -> None:
+        """Bring calls and taps into line with who is in which bridge."""
+        for channel in list(self._channels.values()):
+            if channel.uniqueid not in self._calls and self._is_caller(channel) and self._agent_of(channel):
+                self._calls[channel.uniqueid] = WatchedCall(self._free_ref(channel.linkedid), channel.uniqueid)
+        for call in self._calls.values():
+            self._settle_call(call, now_ms)
+
+    def _settle_call(self, call: WatchedCall, now_ms: int) -> None:
+        if call.held:
+            return
+        caller = self._channels[call.caller]
+        agent = self._agent_of(caller)
+        if agent is None or call.handed_on:
+            if call.apart_since_ms is None:
+                call.apart_since_ms = now_ms
+            if call.handed_on or now_ms - call.apart_since_ms >= RELEASE_MS:
+                for tap in call.taps.values():
+                    self._drop(tap, "the caller is no longer with a guarded agent")
+            return
+        call.apart_since_ms = None
+        call.agent, call.agent_ext = agent.uniqueid, agent.endpoint
+        self._settle_tap(call, Side.CALLER, caller, now_ms)
+        self._settle_tap(call, Side.AGENT, agent, now_ms)
+
+    def _settle_tap(self, call: WatchedCall, side: Side, channel: Channel, now_ms: int) -> None:
+        tap = call.taps[side]
+        if tap.tap_id:
+            if (tap.channel, tap.bridge) != (channel.uniqueid, channel.bridge):
+                self._drop(tap, "its channel has moved to another bridge")
+            return
+        if now_ms < tap.not_before_ms:
+            return
+        self._tap_serial += 1
+        tap_id = f"{self._prefix}{call.caller}-{side.value}-{self._tap_serial}"
+        call.taps[side] = _Tap(tap_id, channel.uniqueid, channel.bridge, now_ms, failures=tap.failures)
+        self._taps[tap_id] = (call, side)
+        self._out.append(PlaceTap(tap_id, call.ref, side, channel.name, call.agent_ext))
+
+    def _drop(self, tap: _Tap, why: str) -> None:
+        if tap.tap_id and not tap.dropping:
+            tap.dropping = True
+            self._out.append(DropTap(tap.tap_id, why))
+
+    def _wanted(self, call: WatchedCall) -> bool:
+        return not call.held and not call.handed_on and call.apart_since_ms is None
+
+    @staticmethod
+    def _tapped(call: WatchedCall) -> bool:
+        return any(tap.tap_id and not tap.dropping for tap in call.taps.values())
+
+    def _free_ref(self, linkedid: str) -> str:
+        """A conference may hold two callers under one Linkedid: each is a call of its own."""
+        taken = {call.ref for call in self._calls.values()}
+        return next(
+            ref for n in range(1, len(taken) + 2) if (ref := linkedid if n == 1 else f"{linkedid}.{n}") not in taken
+        )
+
+    def _agent_of(self, caller: Channel) -> Channel | None:
+        """The guarded agent this caller speaks with, by bridge or, through Local, by Linkedid; the last to come."""
+        if not caller.bridge:
+            return None
+        agents = [
+            c
+            for c in self._channels.values()
+            if c.bridge and self._is_agent(c) and (c.bridge == caller.bridge or c.linkedid == caller.linkedid)
+        ]
+        beside = [c for c in agents if c.bridge == caller.bridge]
+        return max(beside or agents, key=lambda c: c.entered, default=None)
+
+    def _is_party(self, channel: Channel) -> bool:
+        return channel.endpoint != self._us
+
+    def _is_agent(self, channel: Channel) -> bool:
+        return not channel.name.startswith(_INTERNAL) and _matches(channel.endpoint, self._agents)
+
+    def _is_caller(self, channel: Channel) -> bool:
+        if channel.name.startswith(_INTERNAL):
+            return False
+        return not _matches(channel.endpoint, self._agents) and not _matches(channel.endpoint, self._colleagues)
+
+    def _flush(self) -> list[Command]:
+        out, self._out = self._out, []
+        return out
+
+
+def _matches(endpoint: str, patterns: Sequence[str]) -> bool:
+    return bool(endpoint) and any(fnmatch.fnmatchcase(endpoint, pattern) for pattern in patterns)
+
+
+def _age(linkedid: str) -> tuple[float, str]:
+    """Asterisk's ids begin with the second they were made in; ``pbx-1700000000.12`` when the system has a name."""
+    match = re.search(r"(\d+)\.(\d+)$", linkedid)
+    return (int(match[1]) + int(match[2]) / 1e6 if match else float("inf")), linkedid

@@ -1,0 +1,262 @@
+"""A real Asterisk for tests: the chroot of `make pbx` with a configuration of its own per run. Not a test module."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+AMI_USER, AMI_SECRET = "firmline", "ami-secret"
+SIP_PASSWORD = "sip-secret"
+MANY = tuple(str(ext) for ext in range(210, 222))
+PHONES = ("pat", "201", "202", "299", *MANY)
+UP_CEILING_S = 30.0
+DEPLOY = Path(__file__).parents[3] / "deploy" / "asterisk"
+"""The snippets that people paste are what the tests run with."""
+
+MODULES = """[modules]
+autoload=no
+load=res_timing_timerfd.so
+load=res_sorcery_config.so
+load=res_sorcery_memory.so
+load=res_sorcery_astdb.so
+load=res_pjproject.so
+load=res_pjsip.so
+load=res_pjsip_acl.so
+load=res_pjsip_authenticator_digest.so
+load=res_pjsip_caller_id.so
+load=res_pjsip_endpoint_identifier_user.so
+load=res_pjsip_header_funcs.so
+load=res_pjsip_logger.so
+load=res_pjsip_nat.so
+load=res_pjsip_outbound_authenticator_digest.so
+load=res_pjsip_pubsub.so
+load=res_pjsip_refer.so
+load=res_pjsip_registrar.so
+load=res_pjsip_rfc3326.so
+load=res_pjsip_sdp_rtp.so
+load=res_pjsip_session.so
+load=res_rtp_asterisk.so
+load=res_musiconhold.so
+load=res_parking.so
+load=bridge_builtin_features.so
+load=bridge_builtin_interval_features.so
+load=bridge_holding.so
+load=bridge_native_rtp.so
+load=bridge_simple.so
+load=bridge_softmix.so
+load=chan_pjsip.so
+load=codec_alaw.so
+load=codec_ulaw.so
+load=format_pcm.so
+load=format_wav.so
+load=func_callerid.so
+load=func_channel.so
+load=func_devstate.so
+load=func_dialplan.so
+load=func_extstate.so
+load=func_global.so
+load=func_pjsip_endpoint.so
+load=app_chanspy.so
+load=app_dial.so
+load=app_echo.so
+load=app_playback.so
+load=app_queue.so
+load=app_stack.so
+load=app_verbose.so
+load=pbx_config.so
+"""
+
+
+class PbxServer:
+    """One Asterisk process on loopback. ``start``, then ``phones_at(port)`` says where the phones are."""
+
+    def __init__(self, root: Path, log_folder: Path) -> None:
+        self.root, self.log_folder = root, log_folder
+        self.name = f"firmline-{uuid.uuid4().hex[:8]}"
+        self.inside = f"/tmp/{self.name}"
+        self.folder = root / "tmp" / self.name
+        self.sip_port, self.ami_port = _free(socket.SOCK_DGRAM), _free(socket.SOCK_STREAM)
+        self.rtp_low = _free_range(400)
+        self.registrar_port = self.sip_port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._phone_port, self._direct_media = 9, False
+        self.unregistered: set[str] = set()
+
+    # --- configuration ------------------------------------------------------------------------------------------------
+
+    def _write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def write_config(self) -> None:
+        """Everything Asterisk reads, in a folder of this run's own."""
+        for part in ("", "var", "run", "spool", "log"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        directories = {
+            "astetcdir": "", "astvarlibdir": "/var", "astdbdir": "/var", "astkeydir": "/var", "astspooldir": "/spool",
+            "astrundir": "/run", "astlogdir": "/log", "astagidir": "/var",
+        }  # fmt: skip
+        lines = "\n".join(f"{key} => {self.inside}{value}" for key, value in directories.items())
+        shipped = "astdatadir => /usr/share/asterisk\nastmoddir => /usr/lib/x86_64-linux-gnu/asterisk/modules\n"
+        self._write("asterisk.conf", f"[directories]\n{lines}\n{shipped}[options]\nverbose=3\n")
+        self._write("modules.conf", MODULES)
+        self._write("logger.conf", "[general]\n[logfiles]\nmessages.log => notice,warning,error,verbose\n")
+        self._write("rtp.conf", f"[general]\nrtpstart={self.rtp_low}\nrtpend={self.rtp_low + 399}\n")
+        self._write("manager.conf", self._manager())
+        self._write("extensions.conf", _EXTENSIONS)
+        self._write("queues.conf", _QUEUES)
+        self._write("musiconhold.conf", "[default]\nmode=files\ndirectory=/usr/share/asterisk/moh\n")
+        self._write("res_parking.conf", "[general]\n[default]\nparkpos => 701-705\ncontext => parked\n")
+        self._write("features.conf", "[general]\n")
+        self._write("pjsip.conf", self._pjsip())
+
+    def _manager(self) -> str:
+        general = f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nport={self.ami_port}\nwebenabled=no\n"
+        firmline = (DEPLOY / "manager_firmline.conf").read_text().replace("CHANGE-ME-AMI", AMI_SECRET)
+        only_local = "deny=0.0.0.0/0.0.0.0\npermit=127.0.0.1/255.255.255.255\n"
+        blind = f"[blind]\nsecret={AMI_SECRET}\n{only_local}read=\nwrite=\n"
+        deaf = f"[deaf]\nsecret={AMI_SECRET}\n{only_local}read=\nwrite=call,originate,agent\n"
+        return general + firmline + blind + deaf
+
+    def _pjsip(self) -> str:
+        out = f"[transport]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{self.sip_port}\n"
+        common = "disallow=all\nallow=ulaw\nmedia_address=127.0.0.1\nbind_rtp_to_media_address=yes\n"
+        out += "[global]\ntype=global\nendpoint_identifier_order=username\ncontact_expiration_check_interval=1\n"
+        for phone in PHONES:
+            out += f"[{phone}]\ntype=endpoint\ncontext=internal\naors={phone}\ncallerid=<{phone}>\n{common}"
+            out += f"from_domain=127.0.0.1\ndirect_media={'yes' if self._direct_media else 'no'}\n"
+            contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
+            out += f"[{phone}]\ntype=aor\n{contact}"
+        ours = (DEPLOY / "pjsip_firmline.conf").read_text().replace("CHANGE-ME-SIP", SIP_PASSWORD)
+        loopback = "media_address=127.0.0.1\nbind_rtp_to_media_address=yes\ndisallow=all\n"
+        ours = ours.replace("disallow=all\n", loopback).replace(
+            "max_contacts=1\n", "max_contacts=1\nminimum_expiration=1\n"
+        )
+        out += ours
+        return out
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start and wait until it is fully booted."""
+        self.write_config()
+        with open(self.log_folder / "asterisk.out", "ab") as out:
+            self._process = subprocess.Popen(
+                ["chroot", str(self.root), "asterisk", "-f", "-C", f"{self.inside}/asterisk.conf"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        deadline = time.monotonic() + UP_CEILING_S  # noqa: TID251 - waits for another process
+        while time.monotonic() < deadline:  # noqa: TID251 - as above
+            if self._process.poll() is not None:
+                raise RuntimeError(f"Asterisk ended with {self._process.returncode}; see {self.log_folder}")
+            if self.cli("core waitfullybooted", check=False).startswith("Asterisk has fully booted"):
+                return
+            time.sleep(0.1)  # noqa: TID251 - as above
+        raise RuntimeError("Asterisk did not boot in time")
+
+    def cli(self, command: str, *, check: bool = True) -> str:
+        """One command of Asterisk's own console."""
+        done = subprocess.run(
+            ["chroot", str(self.root), "asterisk", "-C", f"{self.inside}/asterisk.conf", "-rx", command],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def phones_at(self, port: int, *, unregistered: set[str] | None = None, direct_media: bool = False) -> None:
+        """The phones are at this port now; ``unregistered`` ones have no contact."""
+        self._phone_port, self.unregistered, self._direct_media = port, unregistered or set(), direct_media
+        self._write("pjsip.conf", self._pjsip())
+        self.cli("module reload res_pjsip.so")
+
+    def channels(self) -> list[str]:
+        """Names of all channels."""
+        lines = self.cli("core show channels concise").splitlines()
+        return [line.split("!")[0] for line in lines if "!" in line]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def forget(self) -> None:
+        """Throw away what it remembers of registrations, as a reinstalled PBX would."""
+        shutil.rmtree(self.folder / "var", ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL and collect."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
+            self._process = None
+
+    def stop(self) -> None:
+        """End it; keep its log beside the test's own, leave nothing in the chroot."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+        self.kill()
+        messages = self.folder / "log" / "messages.log"
+        if messages.exists():
+            shutil.copy(messages, self.log_folder / "asterisk.log")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_EXTENSIONS = """[internal]
+exten => _2XX,1,Dial(PJSIP/${EXTEN},30)
+ same => n,Hangup()
+exten => 600,1,Queue(support)
+exten => pat,1,Dial(PJSIP/pat,30)
+exten => 201,hint,PJSIP/201
+exten => 299,hint,PJSIP/299
+exten => 700,1,Park()
+exten => 701,1,ParkedCall(default,701)
+exten => 601,1,Answer()
+ same => n,Echo()
+
+[members]
+exten => _2XX,1,Dial(PJSIP/${EXTEN},30)
+"""
+
+_QUEUES = """[support]
+strategy=ringall
+ringinuse=yes
+member => Local/201@members/n,0,agent,PJSIP/201
+"""
+
+
+def _free(kind: int) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _free_range(size: int) -> int:
+    """A start from which ports are mostly free; below the kernel's ephemeral range."""
+    return 14_000 + 2 * (os.getpid() % 2_000) + size - size
+
+
+def find_root() -> tuple[Path | None, str]:
+    """The chroot of `make pbx`, or why it cannot be used."""
+    given = os.environ.get("FIRMLINE_PBX_DIR")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    root = Path(given) if given else cache / "firmline" / "asterisk"
+    if not (root / ".complete").exists():
+        return None, f"no Asterisk in {root}: `make pbx` builds it"
+    if os.geteuid() != 0:
+        return None, "running Asterisk in its folder needs root (chroot)"
+    return root, ""

@@ -1,0 +1,419 @@
+"""Calls of a real Asterisk: tapped by themselves, transferred, ended, and left alone when something is missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ivr.clock import monotonic_ms
+from ivr.demo.phones import Phone
+from ivr.errors import PbxError
+from ivr.pbx.asterisk import PAUSE_REASON
+from ivr.pbx.base import CallRef
+from ivr.pbx.inquiry import survey
+from tests.ivr.pbx.beside import Beside, World, ami_options, share_of, tone
+from tests.ivr.pbx.pbx_server import MANY
+
+pytestmark = pytest.mark.sip
+
+
+async def talking(world: World, *names: str, target: str = "201") -> list[Phone]:
+    """Phones; the first one has called ``target``, and the second one has answered."""
+    phones = [await world.phone(name) for name in names]
+    await phones[0].dial(world.at_pbx(target))
+    await asyncio.wait_for(phones[1].in_call.wait(), 3)
+    return phones
+
+
+async def test_call_of_a_guarded_agent_is_tapped_on_both_sides_and_leaves_nothing(world: World) -> None:
+    """Each leg hears its own side from the first tenths of a second on; with the call its legs are gone."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        bridged_ms = monotonic_ms()
+        for phone, hz in ((caller, 440), (agent, 1000)):
+            world.stack.spawn(_say(phone, hz))
+        await beside.ears.both()
+        ears = beside.ears
+        await ears.until(lambda: all(len(ears.heard[side]) > 60 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+        assert all(ears.heard[side][0].t_ms - bridged_ms < 600 for side in ("caller", "agent"))
+        assert {leg.call_ref for leg in ears.ever} == {beside.call.call_ref}
+        assert beside.call.agent_ext == "201"
+        await caller.hang_up()
+        await ears.until(lambda: not ears.legs)
+        await world.channels_settle(lambda names: not names)
+        assert len(ears.ever) == 2 and beside.over == [ears.ever[0].call_ref]
+
+
+async def _say(phone: Phone, hz: int) -> None:
+    await phone.say(tone(hz, 2))
+
+
+async def test_prompt_on_the_callers_leg_is_heard_by_the_caller_only(world: World) -> None:
+    """What is played into a tap leg reaches the ear it taps and no other."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        for phone in (caller, agent):
+            world.stack.spawn(_say(phone, 300))  # both phones send: a whisper needs the other side's packets
+        await world.stack.clock.pause(300)
+        playback = beside.ears.legs["caller"].play(tone(1300, 0.6))
+        assert (await playback.done).completed
+        await world.stack.clock.pause(300)
+        assert share_of(caller, 1300) > 0.2 and share_of(agent, 1300) < 0.01
+        await caller.hang_up()
+
+
+async def test_transfer_is_done_when_thesupervisor_has_answered(world: World) -> None:
+    """The caller speaks with 299, the agent is free, our legs are dropped and the call is not tapped again."""
+    async with Beside(world) as beside:
+        caller, agent, supervisor = await talking(world, "pat", "201", "299")
+        await beside.ears.both()
+        await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(supervisor.in_call.wait(), 2)
+        assert caller.in_call.is_set()
+        await asyncio.wait_for(agent.over.wait(), 2)
+        await beside.ears.until(lambda: not beside.ears.legs)
+        assert len(await world.channels_settle(lambda names: len(names) == 2)) == 2
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2 and len(beside.over) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "gone", "said"),
+    [("299", {"299"}, "no phone is registered at 299"), ("298x", set(), "extension 298x does not exist")],
+)
+async def test_transfer_without_anybody_there_leaves_the_caller_with_the_agent(
+    world: World, target: str, gone: set[str], said: str
+) -> None:
+    """A target that cannot be reached is found out before the caller is moved; a reachable fallback takes over."""
+    world.server.phones_at(world.stack.port, unregistered=gone)
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        with pytest.raises(PbxError, match=f"{said}.*; the caller stays with the agent"):
+            await beside.pbx.transfer(beside.call, target, "test")
+        assert caller.in_call.is_set() and agent.in_call.is_set() and set(beside.ears.legs) == {"caller", "agent"}
+        await caller.hang_up()
+        await beside.ears.until(lambda: not beside.ears.legs)
+
+
+async def test_transfer_to_a_missing_phone_takes_the_fallback(world: World) -> None:
+    """The next of the list is tried when the first cannot be reached."""
+    world.server.phones_at(world.stack.port, unregistered={"299"})
+    async with Beside(world, fallbacks=("202",)) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(second.in_call.wait(), 2)
+        await asyncio.wait_for(agent.over.wait(), 2)
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2
+
+
+async def test_transfer_that_nobody_answers_brings_the_caller_back_to_the_agent(world: World) -> None:
+    """After the time for an answer the agent's phone rings again, the call goes on there and is tapped again."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        silent = await Phone.create(world.stack, "299", auto_answer=False)
+        await beside.ears.both()
+        with pytest.raises(PbxError, match="nobody answered at 299 .*; the caller is back with agent 201"):
+            await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(agent.in_call.wait(), 2)
+        assert caller.in_call.is_set() and not silent.in_call.is_set()
+        await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
+        assert len({leg.call_ref for leg in beside.ears.ever}) == 1
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_transfer_whose_caller_hangs_up_while_it_rings_fails_and_leaves_nothing(world: World) -> None:
+    """No waiting for an answer that nobody needs any more."""
+    async with Beside(world) as beside:
+        caller, _agent = await talking(world, "pat", "201")
+        await Phone.create(world.stack, "299", auto_answer=False)
+        await beside.ears.both()
+        moving = asyncio.create_task(beside.pbx.transfer(beside.call, "299", "test"))
+        await world.channels_settle(lambda names: any(name.startswith("PJSIP/299") for name in names))
+        await caller.hang_up()
+        with pytest.raises(PbxError, match="the caller was gone before 299 answered"):
+            await asyncio.wait_for(moving, 1)
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_hang_up_ends_the_call_for_both_and_is_confirmed(world: World) -> None:
+    """Done means that the caller's channel is gone; a second time there is no such call."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        call = beside.call
+        await beside.pbx.hang_up(call, "test")
+        await asyncio.wait_for(asyncio.gather(caller.over.wait(), agent.over.wait()), 2)
+        await beside.ears.until(lambda: not beside.ears.legs)
+        with pytest.raises(PbxError, match="knows no such call"):
+            await beside.pbx.hang_up(call, "test")
+
+
+async def test_call_moved_to_another_agent_is_tapped_anew_and_prompts_are_heard(world: World) -> None:
+    """After an agent's blind transfer new legs replace the old ones under the same reference."""
+    async with Beside(world) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        ref = beside.call.call_ref
+        assert agent._dialog is not None
+        await agent._dialog._call.transfer(world.at_pbx("202"))
+        await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
+        assert second.in_call.is_set() and not agent.in_call.is_set()
+        assert beside.call.call_ref == ref and beside.call.agent_ext == "202" and beside.over == []
+        for phone in (caller, second):
+            world.stack.spawn(_say(phone, 300))
+        await world.stack.clock.pause(300)
+        caller.rewind()
+        assert (await beside.ears.legs["caller"].play(tone(1300, 0.6)).done).completed
+        await world.stack.clock.pause(300)
+        assert share_of(caller, 1300) > 0.2
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_queue_call_to_a_local_member_is_tapped_and_its_agent_can_be_paused(world: World) -> None:
+    """Local channels do not hide who speaks with whom; the pause is seen in the queue, and taken back at the end."""
+    async with Beside(world) as beside:
+        caller, _agent = await talking(world, "pat", "201", target="600")
+        await beside.ears.both()
+        assert beside.call.agent_ext == "201"
+        await beside.pbx.pause_agent(beside.call, "test")
+        assert "paused" in world.server.cli("queue show support")
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+    assert "paused" not in world.server.cli("queue show support")
+
+
+async def test_pause_of_a_process_that_died_is_given_back_by_the_next(world: World) -> None:
+    """A crash must not keep an agent out of the queue for ever."""
+    world.server.cli(f'queue pause member Local/201@members/n queue support reason "{PAUSE_REASON}"')
+    assert "paused" in world.server.cli("queue show support")
+    async with Beside(world, pause_ms=200):
+        async with asyncio.timeout(3):
+            while "paused" in await asyncio.to_thread(world.server.cli, "queue show support"):
+                await world.stack.clock.pause(100)
+
+
+async def test_pause_takes_itself_back_and_who_is_in_no_queue_is_named(world: World) -> None:
+    """The minute is over by itself; an agent without a queue cannot be paused."""
+    async with Beside(world, pause_ms=300) as beside:
+        caller, _agent = await talking(world, "pat", "201", target="600")
+        await beside.ears.both()
+        await beside.pbx.pause_agent(beside.call, "test")
+        with pytest.raises(PbxError, match="202 is a member of no queue"):
+            await beside.pbx.pause_agent(type(beside.call)("x", "202"), "test")
+        async with asyncio.timeout(3):
+            while "paused" in await asyncio.to_thread(world.server.cli, "queue show support"):
+                await world.stack.clock.pause(100)
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_without_a_guarded_agent_is_not_touched(world: World) -> None:
+    """A colleague who calls an agent is no caller, and two outsiders are nobody's business."""
+    async with Beside(world) as beside:
+        caller, supervisor = await talking(world, "pat", "299", target="299")
+        await world.stack.clock.pause(200)
+        await caller.hang_up()
+        agent = await world.phone("201")
+        await supervisor.over.wait()
+        await supervisor.dial(world.at_pbx("201"))
+        await world.stack.clock.pause(200)
+        assert agent.in_call.is_set() and beside.ears.ever == []
+        await supervisor.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_new_process_finds_the_live_call_and_clears_away_the_legs_of_the_old(world: World) -> None:
+    """What an earlier run left behind is hung up; the call it tapped is tapped again within three seconds."""
+    old = Beside(world)
+    await old.__aenter__()
+    caller, agent = await talking(world, "pat", "201")
+    await old.ears.both()
+    await old.pbx._ami.stop()  # as a kill does: no hang-up, no de-registration
+    async with Beside(world) as beside:
+        started_ms = monotonic_ms()
+        await beside.ears.both()
+        assert monotonic_ms() - started_ms < 3000
+        names = await world.channels_settle(lambda names: len(names) == 4)
+        assert len([name for name in names if name.startswith("PJSIP/firmline")]) == 2
+        assert caller.in_call.is_set() and agent.in_call.is_set()
+        await caller.hang_up()
+        await beside.ears.until(lambda: not beside.ears.legs)
+    await old.__aexit__()
+
+
+async def test_call_that_begins_while_the_channels_are_read_is_tapped_once(world: World) -> None:
+    """The list of channels may be older than the events that came before it: neither may undo the other."""
+    caller, _agent = await world.phone("pat"), await world.phone("201")
+    for _ in range(6):
+        async with Beside(world) as beside:
+            await caller.dial(world.at_pbx("201"))
+            await beside.ears.both()
+            await world.stack.clock.pause(100)
+            assert len(beside.ears.ever) == 2
+            await caller.hang_up()
+            await beside.ears.until(lambda ears=beside.ears: not ears.legs)  # type: ignore[misc]
+            await world.channels_settle(lambda names: not names)
+
+
+async def test_call_that_ends_while_its_taps_ring_leaves_nothing(world: World) -> None:
+    """The worst moment to hang up: the taps are asked for and not yet there."""
+    async with Beside(world) as beside:
+        caller = await world.phone("pat")
+        await world.phone("201")
+        for _ in range(4):
+            await caller.dial(world.at_pbx("201"))
+            await caller.hang_up()
+            await world.channels_settle(lambda names: not names)
+        await beside.ears.until(lambda: not beside.ears.legs)
+
+
+async def test_twelve_calls_at_once_are_each_tapped_twice_and_leave_nothing(world: World) -> None:
+    """Every call has its own two legs; half are ended by us, half by the callers; no leg, task or descriptor stays."""
+    agents = [await world.phone(name) for name in MANY]
+    callers = await world.stack.extension("pat")
+    before = _open_things()
+    async with Beside(world, agents=("2??",)) as beside:
+        dialogs = [await callers.dial(world.at_pbx(agent.name)) for agent in agents]
+        await asyncio.gather(*(dialog.wait_up(5) for dialog in dialogs))
+        await beside.ears.until(lambda: len(beside.ears.ever) == 2 * len(MANY), 10)
+        sides = Counter((leg.call_ref, leg.headers["x-firmline-agent"]) for leg in beside.ears.ever)
+        assert len(sides) == len(MANY) and set(sides.values()) == {2} and {ext for _, ext in sides} == set(MANY)
+        ours = [CallRef(ref or "", ext) for ref, ext in list(sides)[::2]]
+        await asyncio.gather(*(beside.pbx.hang_up(call, "test") for call in ours))
+        await asyncio.gather(*(dialog.hang_up() for dialog in dialogs))
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2 * len(MANY) and len(beside.over) == len(MANY)
+        assert beside.line.status().legs == 0 and beside.pbx.problem() is None
+    async with asyncio.timeout(5):
+        while _open_things() != before:  # the phones' own stack keeps its media sockets for a second
+            await world.stack.clock.pause(100)
+
+
+def _open_things() -> tuple[int, int]:
+    """File descriptors and tasks of this process."""
+    return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
+
+
+async def test_survey_says_where_callers_could_go_and_which_right_is_missing(world: World) -> None:
+    """`firmline check` names the extension that is missing and the class that manager.conf lacks."""
+    beside = Beside(world)
+    said = await survey(beside.options, ("299", "777"))
+    assert "transfers go to 299, 777; but extension 777 does not exist in context internal" in said
+    blind = Beside(world, ami=ami_options(world.server, username="blind"))
+    with pytest.raises(PbxError, match="manager user blind may not do all that is needed: add call,originate"):
+        await survey(blind.options, ("299",))
+    deaf = Beside(world, ami=ami_options(world.server, username="deaf", timeout_ms=500))
+    with pytest.raises(PbxError, match="no events reach manager user deaf.*add call to its read="):
+        await survey(deaf.options, ("299",))
+    wrong = Beside(world, ami=ami_options(world.server, secret="wrong"))
+    with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret"):
+        await survey(wrong.options, ("299",))
+
+
+async def test_call_made_by_the_agent_is_tapped_and_can_be_transferred(world: World) -> None:
+    """Who is called by a guarded agent is the caller too, and reaches the supervisor although they never dialled."""
+    async with Beside(world) as beside:
+        agent, customer, supervisor = await talking(world, "201", "pat", "299", target="pat")
+        await beside.ears.both()
+        assert beside.call.agent_ext == "201"
+        await beside.pbx.transfer(beside.call, "299", "test")
+        await asyncio.wait_for(supervisor.in_call.wait(), 2)
+        await asyncio.wait_for(agent.over.wait(), 2)
+        assert customer.in_call.is_set()
+        await beside.ears.until(lambda: not beside.ears.legs)
+        await world.channels_settle(lambda names: len(names) == 2)
+        await customer.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert len(beside.ears.ever) == 2 and len(beside.over) == 1
+
+
+async def test_call_made_by_the_agent_can_be_ended(world: World) -> None:
+    """Both are free, and the PBX has confirmed it."""
+    async with Beside(world) as beside:
+        agent, customer = await talking(world, "201", "pat", target="pat")
+        await beside.ears.both()
+        await beside.pbx.hang_up(beside.call, "test")
+        await asyncio.wait_for(asyncio.gather(agent.over.wait(), customer.over.wait()), 2)
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_with_direct_media_is_heard_and_a_hold_is_survived(world: World) -> None:
+    """Phones that would send to each other are still heard; hold and resume leave both taps working."""
+    world.server.phones_at(world.stack.port, direct_media=True)
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        for phone, hz in ((caller, 440), (agent, 1000)):
+            world.stack.spawn(_say(phone, hz))
+        ears = beside.ears
+        await ears.until(lambda: all(len(ears.heard[side]) > 50 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+        assert agent._dialog is not None
+        await agent._dialog._call.hold()
+        await world.stack.clock.pause(200)
+        await agent._dialog._call.resume()
+        await world.stack.clock.pause(300)
+        await ears.both()
+        for phone, hz in ((caller, 600), (agent, 1400)):
+            world.stack.spawn(_say(phone, hz))
+        before = {side: len(ears.heard[side]) for side in ears.heard}
+        await ears.until(lambda: all(len(ears.heard[side]) > before[side] + 75 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 600) < 8 and abs(ears.loudest_hz("agent") - 1400) < 8
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_handed_over_after_a_consultation_is_tapped_at_the_new_agent(world: World) -> None:
+    """Attended transfer: the consultation between agents is not tapped, the call afterwards is, as the same call."""
+    async with Beside(world) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        ref = beside.call.call_ref
+        assert agent._dialog is not None
+        await agent._dialog._call.hold()
+        consultation = await agent._extension.dial(world.at_pbx("202"))
+        await consultation.wait_up(3)
+        await world.stack.clock.pause(200)
+        assert len(beside.ears.ever) == 2
+        await agent._dialog._call.attended_transfer(consultation._call)
+        await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
+        assert beside.call.call_ref == ref and beside.call.agent_ext == "202" and beside.over == []
+        await asyncio.wait_for(agent.over.wait(), 2)
+        for phone, hz in ((caller, 440), (second, 1000)):
+            world.stack.spawn(_say(phone, hz))
+        ears = beside.ears
+        await ears.until(lambda: all(len(ears.heard[side]) > 50 for side in ("caller", "agent")))
+        assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_parked_and_retrieved_is_tapped_again_as_the_same_call(world: World) -> None:
+    """While parked it is left alone; whoever of the agents takes it is beside Firmline again."""
+    async with Beside(world) as beside:
+        caller, agent, second = await talking(world, "pat", "201", "202")
+        await beside.ears.both()
+        ref = beside.call.call_ref
+        assert agent._dialog is not None
+        await agent._dialog._call.transfer(world.at_pbx("700"))
+        await asyncio.wait_for(agent.over.wait(), 2)
+        await beside.ears.until(lambda: not beside.ears.legs)
+        assert caller.in_call.is_set() and beside.over == []
+        await second.dial(world.at_pbx("701"))
+        await beside.ears.both()
+        assert beside.call.call_ref == ref and beside.call.agent_ext == "202"
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        assert beside.over == [ref]

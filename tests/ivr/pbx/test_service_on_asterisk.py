@@ -1,0 +1,117 @@
+"""The whole service beside a real Asterisk: registered, attached, heard, warned, transferred; killed and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ivr.demo.phones import Phone
+from ivr.demo.recordings import find_prompt
+from ivr.demo.service import ServiceProcess
+from ivr.demo.speech import line_pcm
+from ivr.demo.stack import RATE_HZ
+from ivr.prompts import load_catalogue
+from tests.ivr.pbx.beside import Rows, World
+
+pytestmark = [pytest.mark.sip, pytest.mark.model, pytest.mark.slow]
+
+PACKS = Path(__file__).parents[3] / "policies" / "packs"
+
+
+def heard(phone: Phone, prompt: str) -> bool:
+    """Whether a prompt of the catalogue is in what the phone heard."""
+    return bool(find_prompt(phone.heard.pcm(), load_catalogue().samples(prompt, RATE_HZ), RATE_HZ))
+
+
+async def test_service_on_asterisk_warns_the_caller_only_then_transfers_to_the_supervisor(world: World) -> None:
+    """An abusive caller hears the warning, the agent does not; after the closing prompt the supervisor is speaking."""
+    await world.firmline()
+    agent, caller, supervisor = [await world.phone(name) for name in ("201", "pat", "299")]
+    await caller.dial(world.at_pbx("201"))
+    await world.rows.wait("leg_up", times=2)
+    await world.stack.clock.pause(500)  # nobody insults before the other has said a word
+    await caller.say(line_pcm("pat_insult"))
+    warned = await world.rows.wait("action_done", prompt="warning")
+    await caller.wait_quiet(600, 15)
+    await world.stack.clock.pause(600)  # the pack's grace
+    await caller.say(line_pcm("pat_insult_again"))
+    await world.rows.wait("action_done", action="transfer", ceiling_s=30)
+    assert supervisor.in_call.is_set() and caller.in_call.is_set()
+    async with asyncio.timeout(2):
+        await agent.over.wait()
+    supervisor.rewind()
+    await caller.say(line_pcm("pat_calmer"))
+    assert find_prompt(supervisor.heard.pcm(), line_pcm("pat_calmer"), RATE_HZ)
+    assert heard(caller, "warning") and heard(caller, "closing_transfer")
+    for prompt in ("warning", "closing_transfer"):
+        assert not heard(agent, prompt) and not heard(supervisor, prompt)
+    assert warned["data"]["first_rtp_ms"] - warned["data"]["decided_ms"] < 200
+    await world.channels_settle(lambda names: len(names) == 2)
+    assert (await world.rows.wait("call_ended"))["data"]["why"] == "firmline: transfer"
+    await caller.hang_up()
+
+
+async def test_service_ends_the_call_on_the_agents_key_after_the_closing_prompt(world: World) -> None:
+    """The agent presses end: the caller hears why, then both are free; the journal has it in that order."""
+    service = await world.firmline()
+    agent, caller = [await world.phone(name) for name in ("201", "pat")]
+    await caller.dial(world.at_pbx("201"))
+    await world.rows.wait("leg_up", times=2)
+    await service.press("201", "end")
+    await world.rows.wait("call_ended", ceiling_s=25)
+    await asyncio.wait_for(asyncio.gather(agent.over.wait(), caller.over.wait()), 2)
+    ends = [(row["event"], row["data"].get("why")) for row in world.rows.rows if row["event"] != "utterance"][-2:]
+    assert ends[0][0] == "action_done" and ends[1] == ("call_ended", "firmline: hangup")
+    assert heard(caller, "closing_hangup") and not heard(agent, "closing_hangup")
+    await world.channels_settle(lambda names: not names)
+
+
+async def test_service_killed_leaves_the_call_talking_and_taps_it_again_after_a_restart(world: World) -> None:
+    """SIGKILL in the middle of a prompt: both go on talking; the next process is beside the call within seconds."""
+    service = await world.firmline()
+    agent, caller = [await world.phone(name) for name in ("201", "pat")]
+    await caller.dial(world.at_pbx("201"))
+    await world.rows.wait("leg_up", times=2)
+    await service.press("201", "warn")
+    await world.rows.wait("action_done", prompt="warning")
+    service.kill()
+    agent.rewind()
+    caller.rewind()
+    await asyncio.gather(caller.say(line_pcm("pat_calmer")), agent.say(line_pcm("sam_sorry")))
+    assert find_prompt(agent.heard.pcm(), line_pcm("pat_calmer"), RATE_HZ)
+    assert find_prompt(caller.heard.pcm(), line_pcm("sam_sorry"), RATE_HZ)
+    await service.stop()
+    world.rows = Rows()
+    service = await world.firmline()
+    await world.rows.wait("leg_up", times=2, ceiling_s=3)
+    names = await world.channels_settle(lambda names: len(names) == 4)
+    assert sum(name.startswith("PJSIP/firmline") for name in names) == 2
+    assert (await service.get("/readyz")).status_code == 200
+    await caller.hang_up()
+    assert (await world.rows.wait("call_ended"))["data"]["why"] == "the call is over"
+    await world.channels_settle(lambda names: not names)
+    assert (await service.get("/api/calls")).json() == []
+
+
+async def test_service_with_a_wrong_manager_secret_says_so_stays_up_and_check_says_the_same(world: World) -> None:
+    """The service runs and registers; `/readyz` and `firmline check` name the keys to look at."""
+    service = await world.firmline(world.overrides(secret="wrong"))
+    async with asyncio.timeout(5):
+        while "refused" not in (told := await _pbx_check(service))["detail"]:
+            await world.stack.clock.pause(100)
+    assert not told["ok"] and "check pbx.asterisk.username and secret" in told["detail"]
+    await service.stop()
+    command = (sys.executable, "-m", "ivr", "check", "-c", str(service.folder / "config.yaml"))
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "check pbx.asterisk.username and secret" in done.stdout
+    assert f"registered firmline at the registrar 127.0.0.1:{world.server.sip_port}" in done.stdout
+
+
+async def _pbx_check(service: ServiceProcess) -> dict[str, Any]:
+    answer = await service.get("/readyz")
+    return next(check for check in answer.json()["checks"] if check["name"] == "pbx")
