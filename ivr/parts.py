@@ -10,8 +10,10 @@ from audio.endpoint import EndpointOptions
 from audio.prompts import Catalogue
 from audio.vad import VadOptions
 from ivr.asr import AsrOptions
+from ivr.asr_queue import QueueOptions
 from ivr.call import CallOptions
 from ivr.config import Config
+from ivr.drafts import DraftOptions
 from ivr.errors import ConfigError
 from ivr.judge import load_pack
 from ivr.listener import Listener, ListenerOptions
@@ -63,6 +65,8 @@ def listener_factory(config: Config) -> Callable[[Side], Listener]:
         endpoint=EndpointOptions(
             onset_ms=e.onset_ms,
             hangover_ms=e.hangover_ms,
+            tail_ms=e.tail_ms,
+            offers=True,
             pre_roll_ms=e.pre_roll_ms,
             min_speech_ms=e.min_speech_ms,
             max_utterance_ms=e.max_utterance_ms,
@@ -74,7 +78,11 @@ def listener_factory(config: Config) -> Callable[[Side], Listener]:
 
 def asr_options(config: Config) -> AsrOptions:
     """How the model is run."""
-    return AsrOptions(device=config.ears.device, compute_type=config.ears.compute_type)
+    ears = config.ears
+    queue = QueueOptions(batch=ears.batch)
+    return AsrOptions(
+        device=ears.device, compute_type=ears.compute_type, initial_prompt=ears.initial_prompt or None, queue=queue
+    )
 
 
 def call_options(config: Config) -> CallOptions:
@@ -83,4 +91,6 @@ def call_options(config: Config) -> CallOptions:
         transcribe_agent=config.ears.transcribe_agent,
         echo_tail_ms=config.prompts.echo_tail_ms,
         no_audio_ms=config.ears.no_audio_ms,
+        drafts=DraftOptions(every_ms=config.ears.partial_every_ms),
+        end_at_sentence=config.ears.endpointing.end_at_sentence,
     )

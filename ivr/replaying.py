@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ivr.asr import AsrOptions, SyncAsr
+from ivr.asr import SyncAsr
 from ivr.config import Config, EarsConfig
 from ivr.judge import load_pack
 from ivr.models import resolve_model
-from ivr.parts import call_options, listener_factory, load_prompts
+from ivr.parts import asr_options, call_options, listener_factory, load_prompts
 from ivr.recordings import load_recording
 from ivr.replay import Replay
 from policies.engine import Engine
@@ -19,7 +19,7 @@ from policies.engine import Engine
 
 @lru_cache(maxsize=1)
 def _decoder(ears: EarsConfig) -> SyncAsr:
-    options = AsrOptions(device=ears.device, compute_type=ears.compute_type)
+    options = asr_options(Config(ears=ears))
     return SyncAsr(resolve_model(ears.model, offline=ears.offline), ears.threads, options=options)
 
 

@@ -9,7 +9,16 @@ import pytest
 
 from audio.transcribe import prepare
 from audio.types import Pcm, Segment
-from audio.whisper import FULL_WINDOW, RATE_HZ, RECIPES, Recipe, ShortContextWhisper, compression_ratio, split_long
+from audio.whisper import (
+    FULL_WINDOW,
+    RATE_HZ,
+    RECIPES,
+    Recipe,
+    ShortContextWhisper,
+    Task,
+    compression_ratio,
+    split_long,
+)
 from ivr.models import ResolvedModel
 
 Speak = Callable[..., np.ndarray]
@@ -51,7 +60,7 @@ def test_tiny_en_is_recognised_and_passes_its_self_test(whisper: ShortContextWhi
 @pytest.mark.model
 def test_short_context_says_what_was_said(whisper: ShortContextWhisper, spoken: Speak) -> None:
     """Without the full window, without a loop."""
-    found = whisper.decode([spoken(TEXTS[0])])[0]
+    found = whisper.decode([Task(spoken(TEXTS[0]))])[0]
     assert words([found.text]) == ["you people are completely useless"]
     assert not found.full_window and not found.capped
 
@@ -59,8 +68,8 @@ def test_short_context_says_what_was_said(whisper: ShortContextWhisper, spoken: 
 @pytest.mark.model
 def test_batch_equals_one_by_one(whisper: ShortContextWhisper, spoken: Speak) -> None:
     """Order is kept, and company changes no words."""
-    batch = [spoken(text) for text in TEXTS]
-    together = whisper.decode([np.zeros(0, np.float32), *batch])
+    batch = [Task(spoken(text)) for text in TEXTS]
+    together = whisper.decode([Task(np.zeros(0, np.float32)), *batch])
     assert together[0].text == ""
     assert words(each.text for each in together[1:]) == words(whisper.decode([each])[0].text for each in batch)
 
@@ -70,7 +79,7 @@ def test_empty_and_too_short_input_gives_empty_text(whisper: ShortContextWhisper
     """Nothing, one sample, 99 ms; and no batch at all."""
     assert whisper.decode([]) == []
     for count in (0, 1, RATE_HZ * 99 // 1000):
-        assert whisper.decode([np.zeros(count, np.float32)])[0].text == ""
+        assert whisper.decode([Task(np.zeros(count, np.float32))])[0].text == ""
 
 
 @pytest.mark.model
@@ -78,7 +87,7 @@ def test_words_cut_in_the_middle_never_loop(whisper: ShortContextWhisper, spoken
     """Wherever the audio ends, the answer stays as short as the speech."""
     audio = spoken(TEXTS[1])
     cuts = [audio[: len(audio) * tenth // 10] for tenth in range(2, 10)]
-    for cut, found in zip(cuts, whisper.decode(cuts), strict=True):
+    for cut, found in zip(cuts, whisper.decode([Task(cut) for cut in cuts]), strict=True):
         assert found.tokens <= whisper.recipe.cap_tokens(len(cut) / RATE_HZ) + 1
         assert found.compression_ratio < 2.4
 
@@ -91,7 +100,7 @@ def test_minute_of_talk_is_split_and_all_of_it_heard(whisper: ShortContextWhispe
     parts = [part for number in numbers for part in (spoken(f"This is the sentence with number {number}."), pause)]
     audio = np.concatenate([*parts, *parts])
     assert len(audio) > 35 * RATE_HZ
-    text = whisper.decode([audio])[0].text.lower()
+    text = whisper.decode([Task(audio)])[0].text.lower()
     digits = [str(at + 1) for at in range(8)]
     heard = [word for word in text.replace(".", " ").replace(",", " ").split() if word in (*numbers, *digits)]
     positions = [(numbers.index(each) if each in numbers else digits.index(each)) for each in heard]
@@ -115,7 +124,7 @@ def test_recipe_that_does_not_fit_is_found_by_the_self_test_and_replaced(
     """The loader falls back to the full window by itself and says why; speech is still heard."""
     whisper = ShortContextWhisper(speech_model.path, recipe=wrong, probe=spoken(" ".join(TEXTS)))
     assert whisper.fallback is not None and "full window" in whisper.fallback
-    found = whisper.decode([spoken(TEXTS[0])])[0]
+    found = whisper.decode([Task(spoken(TEXTS[0]))])[0]
     assert found.full_window
     assert words([found.text]) == ["you people are completely useless"]
 
@@ -126,7 +135,7 @@ def test_initial_prompt_of_sentences_is_accepted_and_invents_nothing(
 ) -> None:
     """It sets the scene; it is not repeated."""
     whisper = ShortContextWhisper(speech_model.path, initial_prompt="The caller was angry. You are an idiot, he said.")
-    speech, silence = whisper.decode([spoken(TEXTS[3]), np.zeros(RATE_HZ, np.float32)])
+    speech, silence = whisper.decode([Task(spoken(TEXTS[3])), Task(np.zeros(RATE_HZ, np.float32))])
     assert "idiot" not in speech.text and "order" in speech.text.lower()
     assert silence.no_speech_prob > silence.no_speech_above
 
