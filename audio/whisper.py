@@ -249,12 +249,12 @@ class ShortContextWhisper:
         """Which pieces share a pass: those whose context is padded by a quarter at most, which costs less than a pass
         of its own."""
         groups: list[list[int]] = []
-        least = 0
-        for index in sorted(pieces, key=lambda index: self._context(pieces[index])):
+        least, draft = 0, False
+        for index in sorted(pieces, key=lambda index: (pieces[index].draft, self._context(pieces[index]))):
             context = self._context(pieces[index])
-            if not groups or context > least * MOST_PADDING:
+            if not groups or context > least * MOST_PADDING or draft != pieces[index].draft:
                 groups.append([])
-                least = context
+                least, draft = context, pieces[index].draft
             groups[-1].append(index)
         return groups
 
@@ -289,11 +289,13 @@ class ShortContextWhisper:
             return_scores=True,
             return_no_speech_prob=True,
         )
-        read = [self._read(result, cap, full=full) for result, cap in zip(results, caps, strict=True)]
-        for at, piece in enumerate(pieces):
-            if piece.timed and read[at].text:
-                words = self._word_times(encoded[at : at + 1], results[at].sequences_ids[0], piece.mel.shape[1])
-                read[at] = replace(read[at], words=words)
+        read = []
+        for at, (piece, result, cap) in enumerate(zip(pieces, results, caps, strict=True)):
+            decoded = self._read(result, cap, full=full)
+            if piece.timed and decoded.text:
+                words = self._word_times(encoded[at : at + 1], result.sequences_ids[0], piece.mel.shape[1])
+                decoded = replace(decoded, words=words)
+            read.append(decoded)
         return read
 
     def _word_times(self, encoded: _Encoding, ids: list[int], mel_frames: int) -> tuple[TimedWord, ...]:

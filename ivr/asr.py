@@ -300,6 +300,7 @@ class _Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "OMP_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": "1",
             },
         )
         answer = await asyncio.wait_for(self._read(), _LOAD_TIMEOUT_S)

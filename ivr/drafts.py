@@ -24,7 +24,8 @@ LOST = ("stale", "overload", "asr_failed")
 class DraftOptions:
     """``every_ms``: time between looks when the recogniser is idle; 0 looks at nothing. ``tense_every_ms``: the same in
     a call whose ladder has moved. ``slowest_ms``: the longest interval under load. ``settle_from_ms``: a window this
-    long is asked for word times, so that it can be cut. ``keep_ms``: the last so many are never settled."""
+    long is asked for word times, so that it can be cut. ``keep_ms``: the last so many are never
+    settled."""
 
     every_ms: int = 0
     tense_every_ms: int = 400

@@ -104,7 +104,7 @@ class Hearing:
         if not drafts.due(now_ms, tense=tense) or (ear.offer is not None and ear.offer.transcript is None):
             return
         segment = look_at(drafts.from_ms)
-        if segment is None:
+        if segment is None or (ear.offer is not None and segment.end_ms == ear.offer.segment.end_ms):
             return
         if not drafts.from_ms:
             drafts.from_ms, ear.start_ms = segment.audio_start_ms, segment.start_ms
