@@ -408,3 +408,21 @@ def _moved(part: Decoded, by_ms: int) -> Decoded:
         return part
     words = tuple(replace(word, start_ms=word.start_ms + by_ms, end_ms=word.end_ms + by_ms) for word in part.words)
     return replace(part, words=words)
+
+
+class ShippedWhisper:
+    """The same model just as its package decodes it, full window and all: the yardstick of ``firmline bench ears``.
+
+    :raises RuntimeError, ValueError, OSError: when the folder holds no usable model, in the loader's own words.
+    """
+
+    def __init__(self, model_path: str, beam_size: int = 5) -> None:
+        self._whisper = WhisperModel(
+            model_path, device="cpu", compute_type="int8", cpu_threads=1, num_workers=1, local_files_only=True
+        )
+        self._beam_size = beam_size
+
+    def text(self, audio: Audio) -> str:
+        """What it hears in one piece of audio."""
+        found, _ = self._whisper.transcribe(audio, language="en", beam_size=self._beam_size)
+        return " ".join(each.text.strip() for each in found)

@@ -24,12 +24,17 @@ from ivr.bench_speech import RATE_HZ, Line, stretch_of_talk
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """One line as it lies in a leg: its words, where it begins and ends, and when each word ends where that is known."""
+    """One line as it lies in a leg: its words, its bounds, and when each word ends, where that is known."""
 
     words: tuple[str, ...]
     start_ms: int
     end_ms: int
     word_ends_ms: tuple[int | None, ...]
+
+    def later(self, by_ms: int) -> Truth:
+        """The same, moved."""
+        ends = tuple(None if end is None else end + by_ms for end in self.word_ends_ms)
+        return Truth(self.words, self.start_ms + by_ms, self.end_ms + by_ms, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,15 @@ class Talk:
         """Time in which somebody speaks."""
         return sum(truth.end_ms - truth.start_ms for truth in self.truths)
 
+    def later(self, by_ms: int) -> Talk:
+        """The same, begun later: calls do not begin together."""
+        quiet = np.zeros(RATE_HZ * by_ms // 1000, np.int16)
+        return Talk(np.concatenate([quiet, self.samples]), tuple(truth.later(by_ms) for truth in self.truths))
 
-def talk_of(lines: list[Line], aligner: SyncAsr) -> Talk:
+
+def talk_of(lines: list[Line], aligner: SyncAsr, pause_ms: tuple[int, ...] = (900, 1_300, 700)) -> Talk:
     """A leg that says ``lines``; word ends come from the model's own alignment of each line alone."""
-    samples, starts = stretch_of_talk(lines)
+    samples, starts = stretch_of_talk(lines, pause_ms)
     return Talk(samples, tuple(_truth(line, start, aligner) for line, start in zip(lines, starts, strict=True)))
 
 
@@ -152,14 +162,15 @@ class Measured:
             "how": name,
             "WER %": round(100 * self.errors / max(1, self.words), 1),
             "CPU s per s of speech": round(self.decode_cpu_ms / max(1, self.speech_ms), 4),
-            "any word visible p50 / p95 s": _pair(self.visible_ms),
-            "last word final p50 / p95 s": _pair(self.final_ms),
+            "any word visible p50 / p95 s": pair_s(self.visible_ms),
+            "last word final p50 / p95 s": pair_s(self.final_ms),
             "segments a pass": round(self.decoded / max(1, self.passes), 2),
             "drafts not decoded": self.stale,
         }
 
 
-def _pair(values_ms: Sequence[float]) -> str:
+def pair_s(values_ms: Sequence[float]) -> str:
+    """Median and 95th percentile in seconds, for a table."""
     return f"{percentile(values_ms, 50) / 1000:.2f} / {percentile(values_ms, 95) / 1000:.2f}"
 
 

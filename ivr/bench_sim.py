@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from audio.types import PTIME_MS, Pcm, Segment, Transcript
@@ -44,6 +45,7 @@ class Seen:
     end_ms: int
     text: str
     final: bool
+    over_prompt: bool = False
 
 
 @dataclass(slots=True)
@@ -71,12 +73,14 @@ class Setup:
 
 
 class Simulation:
-    """One run. ``legs``: audio at 8 kHz, one call each."""
+    """One run. ``legs``: audio at 8 kHz, one call each. ``over_prompt``: our own prompts play all the while."""
 
-    def __init__(self, setup: Setup, decoder: Decoder, legs: Sequence[Pcm], pack: Pack) -> None:
+    def __init__(
+        self, setup: Setup, decoder: Decoder, legs: Sequence[Pcm], pack: Pack, *, over_prompt: bool = False
+    ) -> None:
         self._setup, self._decoder, self._legs = setup, decoder, legs
         self._cores = [
-            CallCore(str(at), None, Engine(pack), lambda side: Listener(setup.listener, side), setup.call, 0)
+            CallCore(str(at), None, Engine(pack), partial(_listener, setup.listener, over_prompt), setup.call, 0)
             for at in range(len(legs))
         ]
         self._queue = AsrQueue(setup.queue)
@@ -160,7 +164,7 @@ class Simulation:
                         effect.segment,
                         PRIORITY_OF[effect.segment.kind],
                         round(now_ms),
-                        wanted=lambda number=number: number not in self._dropped,
+                        wanted=partial(self._wanted, number),
                     )
                     self._jobs[at, effect.token], self._owner[number] = job, (at, effect.token)
                     self._queue.add(job)
@@ -175,6 +179,16 @@ class Simulation:
                 case _:
                     pass
 
+    def _wanted(self, number: int) -> bool:
+        return number not in self._dropped
+
     def _see(self, at: int, now_ms: float, data: dict[str, object], *, final: bool) -> None:
         start_ms, end_ms = int(str(data["start_ms"])), int(str(data["end_ms"]))
-        self.outcome.seen[at].append(Seen(now_ms, start_ms, end_ms, str(data["words"]), final))
+        seen = Seen(now_ms, start_ms, end_ms, str(data["words"]), final, bool(data["over_prompt"]))
+        self.outcome.seen[at].append(seen)
+
+
+def _listener(options: ListenerOptions, over_prompt: bool, side: Side) -> Listener:
+    listener = Listener(options, side)
+    listener.set_over_prompt(over_prompt, 0)
+    return listener

@@ -63,8 +63,8 @@ TWO_CITIES = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, "
     "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of "
     "Darkness, it was the spring of hope, it was the winter of despair, we had everything before us, we had nothing "
-    "before us, we were all going direct to Heaven, we were all going direct the other way - in short, the period was so "
-    "far like the present period, that some of its noisiest authorities insisted on its being received, for good or "
+    "before us, we were all going direct to Heaven, we were all going direct the other way - in short, the period was "
+    "so far like the present period, that some of its noisiest authorities insisted on its being received, for good or "
     "for evil, in the superlative degree of comparison only."
 )
 """Opening of Dickens's novel of 1859, which the recording reads."""
@@ -141,7 +141,7 @@ def non_speech(seconds: float, seed: int = 1) -> Iterator[tuple[str, Pcm]]:
     t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
 
     def sines(*hz: float) -> npt.NDArray[np.float64]:
-        return np.sum([np.sin(2 * np.pi * each * t) for each in hz], axis=0) * 3_277
+        return np.asarray(sum(np.sin(2 * np.pi * each * t) for each in hz) * 3_277, dtype=np.float64)
 
     yield "silence", np.zeros(len(t), np.int16)
     for level in (-50, -40, -30):

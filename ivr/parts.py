@@ -60,8 +60,14 @@ def load_prompts(config: Config, pack: Pack) -> Catalogue:
 
 def listener_factory(config: Config) -> Callable[[Side], Listener]:
     """What makes the ears of one leg."""
+    options = listener_options(config)
+    return lambda side: Listener(options, side)
+
+
+def listener_options(config: Config) -> ListenerOptions:
+    """How a leg is listened to."""
     e = config.ears.endpointing
-    options = ListenerOptions(
+    return ListenerOptions(
         endpoint=EndpointOptions(
             onset_ms=e.onset_ms,
             hangover_ms=e.hangover_ms,
@@ -73,7 +79,6 @@ def listener_factory(config: Config) -> Callable[[Side], Listener]:
         ),
         vad=VadOptions(aggressiveness=e.vad_aggressiveness),
     )
-    return lambda side: Listener(options, side)
 
 
 def asr_options(config: Config) -> AsrOptions:
