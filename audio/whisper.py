@@ -157,6 +157,27 @@ def hub_model(name: str, *, local_only: bool) -> str:
     return str(download_model(name, local_files_only=local_only))
 
 
+def choose_compute(device: str, compute_type: str) -> tuple[str, str]:
+    """Where to run and in which arithmetic, for settings that leave it open.
+
+    :param device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
+    :param compute_type: one of CTranslate2's, or ``auto``: 8-bit weights where the device has them (the cheapest that
+        measured no worse), else the smallest floats it has.
+    :raises ValueError: a GPU is asked for and there is none, or the device cannot compute that way.
+    """
+    gpus = ctranslate2.get_cuda_device_count()
+    if device == "cuda" and not gpus:
+        raise ValueError("device cuda is asked for, but no CUDA device is usable here; set it to auto or cpu")
+    chosen = ("cuda" if gpus else "cpu") if device == "auto" else device
+    able = ctranslate2.get_supported_compute_types(chosen)
+    if compute_type == "auto":
+        wanted = ("int8_float16", "float16", "int8", "float32") if chosen == "cuda" else ("int8", "float32")
+        return chosen, next((each for each in wanted if each in able), "default")
+    if compute_type != "default" and compute_type not in able:
+        raise ValueError(f"compute type {compute_type} is not possible on {chosen}; it has {', '.join(sorted(able))}")
+    return chosen, compute_type
+
+
 class ShortContextWhisper:
     """A loaded model with its recipe. Not thread-safe: one a worker.
 
@@ -173,7 +194,7 @@ class ShortContextWhisper:
         model_path: str,
         *,
         device: str = "cpu",
-        compute_type: str = "int8",
+        compute_type: str = "auto",
         threads: int = 1,
         kind: str | None = None,
         language: str = "en",
@@ -181,6 +202,7 @@ class ShortContextWhisper:
         recipe: Recipe | None = None,
         probe: Audio | None = None,
     ) -> None:
+        device, compute_type = choose_compute(device, compute_type)
         self._whisper = WhisperModel(
             model_path,
             device=device,
@@ -279,8 +301,9 @@ class ShortContextWhisper:
         if not full and self._tail is not None:
             encoded = np.concatenate([encoded, np.repeat(self._tail, len(pieces), axis=0)], axis=1)
         caps = [recipe.cap_tokens(piece.mel.shape[1] / FRAMES_PER_S) for piece in pieces]
-        # The whole of the prompt counts in CTranslate2's max_length, which it halves (448 means 224 new tokens).
-        limit = 448 if full else min(448, 2 * max(caps))
+        # CTranslate2 decodes min(max_length / 2, max_length - prompt) new tokens; 448 are all positions there are.
+        most = max(caps)
+        limit = 448 if full else min(448, max(2 * most, most + len(self._prompt)))
         results = self._model.generate(
             ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded)),
             [list(self._prompt) for _ in pieces],

@@ -41,7 +41,7 @@ class AsrOptions:
     plus twice the audio, hangs."""
 
     device: str = "cpu"
-    compute_type: str = "int8"
+    compute_type: str = "auto"
     language: str = "en"
     initial_prompt: str | None = None
     queue: QueueOptions = QueueOptions()

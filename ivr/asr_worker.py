@@ -45,7 +45,7 @@ class WorkerSettings:
 
     path: str
     device: str = "cpu"
-    compute_type: str = "int8"
+    compute_type: str = "auto"
     threads: int = 1
     language: str = "en"
     initial_prompt: str | None = None

@@ -144,7 +144,7 @@ class EarsConfig(Section):
     model: Annotated[str, Field(min_length=1)] = "tiny.en"
     offline: bool = False
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    compute_type: Literal["default", "int8", "int8_float16", "float16", "float32"] = "int8"
+    compute_type: Literal["auto", "default", "int8", "int8_float16", "float16", "float32"] = "auto"
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     batch: Annotated[int, Field(ge=1, le=64)] = 8

@@ -16,6 +16,7 @@ from audio.whisper import (
     Recipe,
     ShortContextWhisper,
     Task,
+    choose_compute,
     compression_ratio,
     split_long,
 )
@@ -138,6 +139,46 @@ def test_initial_prompt_of_sentences_is_accepted_and_invents_nothing(
     speech, silence = whisper.decode([Task(spoken(TEXTS[3])), Task(np.zeros(RATE_HZ, np.float32))])
     assert "idiot" not in speech.text and "order" in speech.text.lower()
     assert silence.no_speech_prob > silence.no_speech_above
+
+
+@pytest.mark.parametrize(
+    ("gpus", "able", "asked", "chosen"),
+    [
+        (0, {"int8", "float32"}, ("auto", "auto"), ("cpu", "int8")),
+        (0, {"float32"}, ("cpu", "auto"), ("cpu", "float32")),
+        (1, {"int8_float16", "float16", "float32"}, ("auto", "auto"), ("cuda", "int8_float16")),
+        (1, {"float16", "float32"}, ("cuda", "auto"), ("cuda", "float16")),
+        (1, {"int8", "float32"}, ("cpu", "float32"), ("cpu", "float32")),
+        (2, {"float32"}, ("cuda", "default"), ("cuda", "default")),
+    ],
+)
+def test_device_and_arithmetic_are_chosen_by_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, able: set[str], asked: tuple[str, str], chosen: tuple[str, str]
+) -> None:
+    """The machine's answers are made up here; the choice is not."""
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: gpus)
+    monkeypatch.setattr("ctranslate2.get_supported_compute_types", lambda device: able)
+    assert choose_compute(*asked) == chosen
+
+
+def test_gpu_that_is_not_there_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is arithmetic that the device lacks."""
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 0)
+    with pytest.raises(ValueError, match="no CUDA device is usable here"):
+        choose_compute("cuda", "auto")
+    monkeypatch.setattr("ctranslate2.get_supported_compute_types", lambda device: {"float32"})
+    with pytest.raises(ValueError, match="float16 is not possible on cpu; it has float32"):
+        choose_compute("cpu", "float16")
+
+
+@pytest.mark.model
+def test_long_initial_prompt_leaves_room_for_the_shortest_answer(speech_model: ResolvedModel, spoken: Speak) -> None:
+    """The prompt may be many times longer than what is said."""
+    scene = "I have been waiting for an hour and I am very angry. Nobody has called me back, and I want a manager. " * 2
+    whisper = ShortContextWhisper(speech_model.path, initial_prompt=scene)
+    found = whisper.decode([Task(spoken("Stop it now.")), Task(spoken(TEXTS[0]))])
+    assert words([found[1].text]) == ["you people are completely useless"]
+    assert "stop" in found[0].text.lower() and not found[0].capped
 
 
 def test_folder_without_a_model_raises_the_loaders_words(tmp_path: object) -> None:
