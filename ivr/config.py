@@ -148,7 +148,7 @@ class EarsConfig(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     batch: Annotated[int, Field(ge=1, le=64)] = 8
-    partial_every_ms: Annotated[int, Field(ge=0, le=6_000)] = 0
+    partial_every_ms: Annotated[int, Field(ge=0, le=6_000)] = 700
     initial_prompt: Annotated[str, Field(max_length=600)] = ""
     transcribe_agent: bool = False
     no_audio_ms: Annotated[int, Field(ge=1_000, le=120_000)] = 8_000

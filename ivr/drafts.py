@@ -35,7 +35,7 @@ class DraftOptions:
 
     def __post_init__(self) -> None:
         """:raises ValueError: when a value is out of range."""
-        if self.every_ms < 0 or self.slowest_ms < max(self.every_ms, self.tense_every_ms):
+        if self.every_ms < 0 or self.tense_every_ms <= 0 or self.slowest_ms < max(self.every_ms, self.tense_every_ms):
             raise ValueError("every_ms must not be negative, nor slowest_ms shorter than the intervals")
 
 

@@ -90,12 +90,17 @@ def asr_options(config: Config) -> AsrOptions:
     )
 
 
+def _draft_options(every_ms: int) -> DraftOptions:
+    usual = DraftOptions()
+    return DraftOptions(every_ms, min(every_ms, usual.tense_every_ms) or usual.tense_every_ms)
+
+
 def call_options(config: Config) -> CallOptions:
     """Per-call settings."""
     return CallOptions(
         transcribe_agent=config.ears.transcribe_agent,
         echo_tail_ms=config.prompts.echo_tail_ms,
         no_audio_ms=config.ears.no_audio_ms,
-        drafts=DraftOptions(every_ms=config.ears.partial_every_ms),
+        drafts=_draft_options(config.ears.partial_every_ms),
         end_at_sentence=config.ears.endpointing.end_at_sentence,
     )
