@@ -55,13 +55,28 @@ class Talk:
         return Talk(np.concatenate([quiet, self.samples]), tuple(truth.later(by_ms) for truth in self.truths))
 
 
-def talk_of(lines: list[Line], aligner: SyncAsr, pause_ms: tuple[int, ...] = (900, 1_300, 700)) -> Talk:
-    """A leg that says ``lines``; word ends come from the model's own alignment of each line alone."""
+class Aligner:
+    """Knows when each word of a line ends, by the model's own alignment of that line alone; each line is done once."""
+
+    def __init__(self, asr: SyncAsr) -> None:
+        self._asr = asr
+        self._known: dict[tuple[str, str], Truth] = {}
+
+    def truth(self, line: Line) -> Truth:
+        """Of the line as it stands: its audio begins at 0."""
+        key = line.text, line.voice
+        if key not in self._known:
+            self._known[key] = _truth(line, self._asr)
+        return self._known[key]
+
+
+def talk_of(lines: list[Line], aligner: Aligner, pause_ms: tuple[int, ...] = (900, 1_300, 700)) -> Talk:
+    """A leg that says ``lines``, one after the other."""
     samples, starts = stretch_of_talk(lines, pause_ms)
-    return Talk(samples, tuple(_truth(line, start, aligner) for line, start in zip(lines, starts, strict=True)))
+    return Talk(samples, tuple(aligner.truth(line).later(start) for line, start in zip(lines, starts, strict=True)))
 
 
-def _truth(line: Line, start_ms: int, aligner: SyncAsr) -> Truth:
+def _truth(line: Line, aligner: SyncAsr) -> Truth:
     first_ms, last_ms = _sounding_ms(line.samples)
     segment = Segment(line.samples, RATE_HZ, first_ms, last_ms, 0, word_times=True)
     heard = aligner.decode(segment).words
@@ -70,8 +85,8 @@ def _truth(line: Line, start_ms: int, aligner: SyncAsr) -> Truth:
     matcher = SequenceMatcher(None, expected, [_bare(word.text) for word in heard], autojunk=False)
     for block in matcher.get_matching_blocks():
         for at in range(block.size):
-            ends[block.a + at] = start_ms + min(last_ms, heard[block.b + at].end_ms)
-    return Truth(tuple(expected), start_ms + first_ms, start_ms + last_ms, tuple(ends))
+            ends[block.a + at] = min(last_ms, heard[block.b + at].end_ms)
+    return Truth(tuple(expected), first_ms, last_ms, tuple(ends))
 
 
 def _sounding_ms(samples: Pcm) -> tuple[int, int]:

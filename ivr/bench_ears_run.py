@@ -19,7 +19,7 @@ from audio.whisper import ShippedWhisper
 from ivr.asr import SyncAsr
 from ivr.asr_queue import QueueOptions
 from ivr.bench import rss_mb
-from ivr.bench_ears import Measured, Talk, pair_s, talk_of
+from ivr.bench_ears import Aligner, Measured, Talk, pair_s, talk_of
 from ivr.bench_sim import Decoder, Outcome, Setup, Simulation
 from ivr.bench_speech import (
     RATE_HZ,
@@ -65,6 +65,7 @@ class EarsBench:
         self._progress = progress
         self._model = resolve_model(config.ears.model, offline=config.ears.offline)
         self.asr = SyncAsr(self._model, options=asr_options(config))
+        self._aligner = Aligner(self.asr)
         self._pack: Pack = load_pack(PACK)
         self.setup = Setup(listener_options(config), call_options(config), QueueOptions(batch=config.ears.batch))
         self._lines = spoken_lines()
@@ -73,10 +74,10 @@ class EarsBench:
 
     def talker(self, rounds: int) -> dict[str, Any]:
         """One call, ours and as shipped, in turn; WER, cost and lateness."""
-        talks = [talk_of(prompt_lines()[:6] + self._lines, self.asr)]
+        talks = [talk_of(prompt_lines()[:6] + self._lines, self._aligner)]
         recorded = recorded_line()
         if recorded is not None:
-            talks.append(talk_of([recorded], self.asr))
+            talks.append(talk_of([recorded], self._aligner))
         first = self._first_version()
         variants: dict[str, tuple[Setup, Decoder]] = {
             "as shipped, beam 5": (first, Shipped(self._model, 5)),
@@ -123,7 +124,7 @@ class EarsBench:
             length_s += len(lines[-1].samples) / RATE_HZ + pauses[len(lines) % 3] / 1000
             if length_s > seconds:
                 break
-        talk = talk_of(lines, self.asr, pauses)
+        talk = talk_of(lines, self._aligner, pauses)
         return talk.later(seed % 7 * 500)
 
     # --- no speech ----------------------------------------------------------------------------------------------------

@@ -289,7 +289,8 @@ def bench_capacity(context: Context, calls: int, minutes: float, workers: int, a
 def bench_ears(context: Context, rounds: int, minutes: float, noise: float, as_json: bool) -> None:
     """How well, how soon and at what cost words are heard; ours and as shipped, many calls, noises, a monologue.
 
-    Ends 1 when a word came out of what is no speech. About a quarter of an hour on one core.
+    Ends 1 when a word came out of what is no speech. About a quarter of an hour on one core; costs are CPU time, so a
+    busy machine does not falsify them.
 
     \b
     Example:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from audio.prompts import Catalogue
-from audio.types import AudioFrame, Segment, Transcript
+from audio.types import AudioFrame, Segment, SegmentKind, Transcript
 from ivr import effects as fx
 from ivr.call import CallCore
 from ivr.clock import monotonic_ms, wall_iso
@@ -198,7 +198,8 @@ class CallSession:
             self._asked.pop(effect.token, None)
             if not result.cancelled():
                 transcript = result.result()
-                self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
+                if effect.segment.kind is not SegmentKind.DRAFT:
+                    self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
                 self._do(self.core.transcribed, effect.token, transcript)
 
         future.add_done_callback(done)

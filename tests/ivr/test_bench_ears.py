@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ivr.asr import SyncAsr
-from ivr.bench_ears import Measured, Talk, Truth, bare_words, talk_of, word_errors
+from ivr.bench_ears import Aligner, Measured, Talk, Truth, bare_words, talk_of, word_errors
 from ivr.bench_ears_run import EarsBench
 from ivr.bench_sim import Outcome, Seen, Setup, Simulation
 from ivr.bench_speech import RATE_HZ, non_speech, prompt_echo, spoken_lines, stretch_of_talk
@@ -74,7 +74,7 @@ def test_prompt_echo_reaches_nobody_as_words_that_count(ears: SyncAsr) -> None:
 def test_simulated_call_hears_what_is_said_and_costs_are_counted(ears: SyncAsr) -> None:
     """The pieces of the bench fit together: truth, audio, pipeline, measures."""
     lines = spoken_lines(2, 1)
-    talk = talk_of(lines, ears)
+    talk = talk_of(lines, Aligner(ears))
     measured = Measured()
     measured.add([talk], Simulation(Setup(), ears, [talk.samples], load_pack("shadow")).run())
     assert measured.words == sum(len(bare_words(line.text)) for line in lines)
