@@ -158,6 +158,8 @@ class EarsBench:
         lines = list(itertools.islice(itertools.cycle(self._lines), 4 * len(self._lines)))
         talk, _ = stretch_of_talk(lines, pause_ms=(120, 60, 180))
         leg = np.tile(talk, 1 + int(minutes * 60 * RATE_HZ / len(talk)))[: int(minutes * 60 * RATE_HZ)]
+        # The decoder's own memory has its size once it has seen every length that comes.
+        self._run(self._watching(WATCHED_EVERY_MS), self.asr, [leg[: len(leg) // 3]])
         before_mb = rss_mb(os.getpid())
         outcome = self._run(self._watching(WATCHED_EVERY_MS), self.asr, [leg])
         grown_mb = rss_mb(os.getpid()) - before_mb
