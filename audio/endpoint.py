@@ -6,9 +6,11 @@ run of silence or voice before it into one word:
     VOICE      a voiced frame                        (in STARTING: the onset is not complete yet)
     ONSET      a voiced frame that completes the onset
     LULL       an unvoiced frame, the pause still short
+    HUSH       an unvoiced frame that makes the pause ``tail_ms`` long: all the audio a final would have is there
     PAUSE      an unvoiced frame that completes the pause (``onset_ms`` in STARTING, ``hangover_ms`` after speech)
     FULL       the segment has reached its longest
     SPLIT      the owner asks for a cut, now
+    COMPLETE   the owner knows that the sentence is complete, so a shorter pause may end it
 
 Missing frames are silence: a gap in the timeline, or frames that stop coming, end speech just as a pause does.
 """
@@ -25,7 +27,7 @@ from itertools import takewhile
 import numpy as np
 
 from audio.level import dbov
-from audio.types import PTIME_MS, AudioFrame, Segment, SpeechEvent, SpeechKind
+from audio.types import PTIME_MS, AudioFrame, Segment, SegmentKind, SpeechEvent, SpeechKind
 
 
 class State(StrEnum):
@@ -43,9 +45,11 @@ class Cue(StrEnum):
     VOICE = "voice"
     ONSET = "onset"
     LULL = "lull"
+    HUSH = "hush"
     PAUSE = "pause"
     FULL = "full"
     SPLIT = "split"
+    COMPLETE = "complete"
 
 
 class Move(StrEnum):
@@ -58,6 +62,8 @@ class Move(StrEnum):
     """Too short to be speech: its frames are pre-roll again."""
     BEGIN = "begin"
     """Tell that speech began."""
+    OFFER = "offer"
+    """Emit what the segment will be if nothing more is said."""
     CUT_QUIET = "cut_quiet"
     """Emit up to the quietest recent frame and go on with the rest."""
     CUT_HERE = "cut_here"
@@ -73,37 +79,47 @@ TABLE: dict[tuple[State, Cue], tuple[State, Move]] = {
     (State.QUIET, Cue.LULL): (State.QUIET, Move.NOTHING),
     (State.QUIET, Cue.PAUSE): (State.QUIET, Move.NOTHING),
     (State.QUIET, Cue.SPLIT): (State.QUIET, Move.NOTHING),
+    (State.QUIET, Cue.COMPLETE): (State.QUIET, Move.NOTHING),
     (State.STARTING, Cue.VOICE): (State.STARTING, Move.NOTHING),
     (State.STARTING, Cue.ONSET): (State.SPEAKING, Move.BEGIN),
     (State.STARTING, Cue.LULL): (State.STARTING, Move.NOTHING),
     (State.STARTING, Cue.PAUSE): (State.QUIET, Move.FORGET),
     (State.STARTING, Cue.SPLIT): (State.QUIET, Move.FORGET),
+    (State.STARTING, Cue.COMPLETE): (State.STARTING, Move.NOTHING),
     (State.SPEAKING, Cue.VOICE): (State.SPEAKING, Move.NOTHING),
     (State.SPEAKING, Cue.LULL): (State.STOPPING, Move.NOTHING),
+    (State.SPEAKING, Cue.HUSH): (State.STOPPING, Move.OFFER),
     (State.SPEAKING, Cue.PAUSE): (State.QUIET, Move.CLOSE),
     (State.SPEAKING, Cue.FULL): (State.SPEAKING, Move.CUT_QUIET),
     (State.SPEAKING, Cue.SPLIT): (State.SPEAKING, Move.CUT_HERE),
+    (State.SPEAKING, Cue.COMPLETE): (State.SPEAKING, Move.NOTHING),
     (State.STOPPING, Cue.VOICE): (State.SPEAKING, Move.NOTHING),
     (State.STOPPING, Cue.LULL): (State.STOPPING, Move.NOTHING),
+    (State.STOPPING, Cue.HUSH): (State.STOPPING, Move.OFFER),
     (State.STOPPING, Cue.PAUSE): (State.QUIET, Move.CLOSE),
     (State.STOPPING, Cue.FULL): (State.STOPPING, Move.CUT_QUIET),
     (State.STOPPING, Cue.SPLIT): (State.QUIET, Move.CLOSE_CUT),
+    (State.STOPPING, Cue.COMPLETE): (State.QUIET, Move.CLOSE),
 }
-"""ONSET needs STARTING, FULL needs a segment: the cells that are missing cannot be asked for."""
+"""ONSET needs STARTING, HUSH and FULL need a segment: the cells that are missing cannot be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
     """All in milliseconds.
 
-    ``onset_ms``: voiced audio that makes it speech. ``hangover_ms``: pause that ends it. ``pre_roll_ms``: kept from
-    before the first voiced frame, so that a soft first consonant survives. ``min_speech_ms``: less voiced audio than
-    this yields no segment (a click, the edge of a tone). ``max_utterance_ms``: longest segment; longer talk is cut at
-    the quietest frame of its last ``cut_search_ms``. ``late_ms``: how long after its time a frame may still come.
+    ``onset_ms``: voiced audio that makes it speech. ``hangover_ms``: pause that ends it. ``tail_ms``: how much of that
+    pause the segment keeps, so that a soft last consonant survives; with ``offers``, the segment is emitted as an offer
+    when that much has passed, so that it can be decoded while the rest of the pause is waited for. ``pre_roll_ms``:
+    kept from before the first voiced frame, for a soft first consonant. ``min_speech_ms``: less voiced audio than this
+    yields no segment (a click, the edge of a tone). ``max_utterance_ms``: longest segment; longer talk is cut at the
+    quietest frame of its last ``cut_search_ms``. ``late_ms``: how long after its time a frame may still come.
     """
 
     onset_ms: int = 60
     hangover_ms: int = 300
+    tail_ms: int = 160
+    offers: bool = False
     pre_roll_ms: int = 200
     min_speech_ms: int = 120
     max_utterance_ms: int = 10_000
@@ -112,7 +128,7 @@ class EndpointOptions:
 
     def __post_init__(self) -> None:
         """:raises ValueError: when a value is out of range or two contradict each other."""
-        for name in ("onset_ms", "hangover_ms"):
+        for name in ("onset_ms", "hangover_ms", "tail_ms"):
             if getattr(self, name) < PTIME_MS:
                 raise ValueError(f"{name} must be at least one frame ({PTIME_MS} ms), got {getattr(self, name)}")
         for name in ("pre_roll_ms", "min_speech_ms", "late_ms"):
@@ -144,12 +160,14 @@ class Endpointer:
         self._voiced_run_ms = 0
         self._silence_ms = 0
         self._heard_to_ms: int | None = None
+        self._tail_frames = -(-self.options.tail_ms // PTIME_MS)
         self._last_voiced_ms = 0
         self._moves: dict[Move, Callable[[], list[SpeechEvent | Segment]]] = {
             Move.NOTHING: list,
             Move.OPEN: self._open,
             Move.FORGET: self._forget,
             Move.BEGIN: self._begin,
+            Move.OFFER: self._offer,
             Move.CUT_QUIET: self._cut_quiet,
             Move.CUT_HERE: self._cut_here,
             Move.CLOSE: self._close,
@@ -185,6 +203,19 @@ class Endpointer:
         self._pre_roll.clear()
         return found
 
+    def complete(self, end_ms: int) -> list[SpeechEvent | Segment]:
+        """The words up to ``end_ms`` make a whole sentence: the pause after them, if it still is one, ends the segment
+        now. Harmless when something was said since."""
+        return self._apply(Cue.COMPLETE) if end_ms == self._last_voiced_ms else []
+
+    def draft(self, from_ms: int) -> Segment | None:
+        """The running segment from ``from_ms`` to now, or ``None`` while there is none or nothing voiced in it."""
+        if self.state not in (State.SPEAKING, State.STOPPING):
+            return None
+        first = next((at for at, kept in enumerate(self._kept) if kept.frame.end_ms > from_ms), len(self._kept))
+        found = self._segment(self._kept[first:], cut=False, kind=SegmentKind.DRAFT)
+        return found[0] if found else None
+
     def finish(self, now_ms: int) -> list[SpeechEvent | Segment]:
         """The leg is over: the running segment is emitted as it is, and speech ended."""
         found = self.on_deadline(now_ms) + self._apply(Cue.PAUSE)
@@ -213,7 +244,11 @@ class Endpointer:
             complete = self.state is State.STARTING and self._voiced_run_ms >= self.options.onset_ms
             return Cue.ONSET if complete else Cue.VOICE
         over = self.state is not State.QUIET and self._silence_ms >= self._pause_needed_ms()
-        return Cue.PAUSE if over else Cue.LULL
+        if over:
+            return Cue.PAUSE
+        running = self.state in (State.SPEAKING, State.STOPPING)
+        hush = self.options.offers and running and self._silence_ms == self._tail_frames * PTIME_MS
+        return Cue.HUSH if hush else Cue.LULL
 
     def _pause_needed_ms(self) -> int:
         return self.options.onset_ms if self.state is State.STARTING else self.options.hangover_ms
@@ -253,10 +288,14 @@ class Endpointer:
         first = next(kept.frame.t_ms for kept in self._kept if kept.voiced)
         return [SpeechEvent(SpeechKind.ONSET, first)]
 
+    def _offer(self) -> list[SpeechEvent | Segment]:
+        return list(self._segment(self._kept, cut=False, kind=SegmentKind.OFFER))
+
     def _close(self, *, cut: bool = False) -> list[SpeechEvent | Segment]:
-        found = self._segment(self._kept, cut=cut)
-        trailing = takewhile(lambda kept: not kept.voiced, reversed(self._kept))
-        self._pre_roll.extend(reversed(list(trailing)))
+        trailing = list(takewhile(lambda kept: not kept.voiced, reversed(self._kept)))
+        spare = max(0, len(trailing) - self._tail_frames)
+        found = self._segment(self._kept[: len(self._kept) - spare], cut=cut)
+        self._pre_roll.extend(reversed(trailing))
         self._kept = []
         return [*found, SpeechEvent(SpeechKind.OFFSET, self._last_voiced_ms)]
 
@@ -274,7 +313,7 @@ class Endpointer:
         self._kept = self._kept[at:]
         return list(found)
 
-    def _segment(self, kept: list[_Kept], *, cut: bool) -> list[Segment]:
+    def _segment(self, kept: list[_Kept], *, cut: bool, kind: SegmentKind = SegmentKind.FINAL) -> list[Segment]:
         voiced = [each.frame for each in kept if each.voiced]
         if not voiced or len(voiced) * PTIME_MS < self.options.min_speech_ms:
             return []
@@ -286,6 +325,7 @@ class Endpointer:
                 end_ms=voiced[-1].end_ms,
                 audio_start_ms=kept[0].frame.t_ms,
                 cut=cut,
+                kind=kind,
             )
         ]
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from audio.resample import to_float
-from audio.types import Segment, Transcript
-from audio.whisper import RATE_HZ, Decoded
+from audio.types import Segment, SegmentKind, Transcript, Word
+from audio.whisper import RATE_HZ, Decoded, Task, TimedWord
 
 TARGET_RMS_DB = -23.0
 MAX_GAIN_DB = 20.0
@@ -62,8 +62,8 @@ callers say some of these too, so they fall only when the decoder is in doubt as
 class Decoder(Protocol):
     """What :class:`audio.whisper.ShortContextWhisper` does."""
 
-    def decode(self, batch: Sequence[npt.NDArray[np.float32]]) -> list[Decoded]:
-        """One result for each piece of float32 audio at 16 kHz."""
+    def decode(self, batch: Sequence[Task]) -> list[Decoded]:
+        """One result for each task, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard("repetition", lambda heard: heard.compression_ratio > MOST_REPETITION),
     Guard("low_logprob", lambda heard: heard.avg_logprob < LOWEST_LOGPROB),
     Guard("invention", _invention),
+    # Only a draft is left capped; anything else was decoded again with the full window.
+    Guard("unfinished", lambda heard: heard.capped and not heard.full_window),
 )
 
 
@@ -130,8 +132,9 @@ class Transcriber:
         self._decoder = decoder
 
     def transcribe(self, segments: Sequence[Segment]) -> list[Transcript]:
-        """One transcript a segment, in order. Word times are not asked for yet: ``words`` is empty."""
-        found = self._decoder.decode([prepare(segment) for segment in segments])
+        """One transcript a segment, in order."""
+        tasks = [Task(prepare(each), each.kind is SegmentKind.DRAFT, each.word_times) for each in segments]
+        found = self._decoder.decode(tasks)
         return [_transcript(segment, heard) for segment, heard in zip(segments, found, strict=True)]
 
 
@@ -141,10 +144,17 @@ def _transcript(segment: Segment, heard: Decoded) -> Transcript:
         text="" if dropped else heard.text,
         start_ms=segment.start_ms,
         end_ms=segment.end_ms,
+        final=segment.kind is not SegmentKind.DRAFT,
+        words=() if dropped else tuple(_on_the_clock(segment, word) for word in heard.words),
         avg_logprob=heard.avg_logprob,
         no_speech_prob=heard.no_speech_prob,
         dropped=dropped,
     )
+
+
+def _on_the_clock(segment: Segment, word: TimedWord) -> Word:
+    at_ms = segment.audio_start_ms
+    return Word(word.text, at_ms + word.start_ms, at_ms + word.end_ms, round(word.probability, 3))
 
 
 def _bare(text: str) -> str:

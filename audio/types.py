@@ -53,9 +53,20 @@ class SpeechEvent:
     t_ms: int
 
 
+class SegmentKind(StrEnum):
+    """Why a piece of audio is to be recognised."""
+
+    FINAL = "final"
+    """The utterance is over: its words count."""
+    OFFER = "offer"
+    """A pause began. If nothing more is said, the final will be these very samples, so its words will serve."""
+    DRAFT = "draft"
+    """A look at speech that goes on: decoded at less cost, to be shown and revised, never to be counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The audio of one utterance, pre-roll and trailing pause included, ready for the recogniser.
+    """The audio of one utterance, pre-roll and the beginning of the pause included, ready for the recogniser.
 
     ``start_ms``/``end_ms`` bound the *speech* (pre-roll and hangover excluded); ``audio_start_ms`` is the time of
     ``samples[0]``. ``cut`` says that it ended by length or by request, not by a pause. ``over_prompt`` says that it
@@ -69,6 +80,9 @@ class Segment:
     audio_start_ms: int
     cut: bool = False
     over_prompt: bool = False
+    kind: SegmentKind = SegmentKind.FINAL
+    word_times: bool = False
+    """Ask for the time of each word, which costs a second pass of the decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ class Transcript:
     """What the recogniser made of a segment.
 
     ``text`` is empty when a guard dropped it; ``dropped`` then names the guard (``no_speech``, ``repetition``,
-    ``low_logprob``, ``empty``). ``words`` may be empty when word times were not asked for.
+    ``low_logprob``, ``empty``). ``words`` is empty unless word times were asked for. ``final`` is false for a draft.
     """
 
     text: str

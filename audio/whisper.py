@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import groupby
 from typing import Any
 
 import ctranslate2
@@ -35,6 +34,8 @@ WINDOW_FRAMES = 3_000
 MAX_INPUT_S = 28.0
 """Longer input is split: the last two of the 30 s stay silent, which the decoder needs to see where speech ends."""
 MIN_INPUT_S = 0.1
+MOST_PADDING = 1.25
+"""Pieces share a pass when the longest context is at most so many times the shortest."""
 LEAST_AGREEMENT = 0.7
 """Share of words that short and full decoding must have in common on the self-test's clip."""
 
@@ -53,6 +54,7 @@ class Recipe:
     length ``d``. At most ``cap_base + cap_per_s * d`` tokens are decoded; reaching that cap means a loop or very fast
     speech, and the result is decoded again with the full window. ``short`` false means: always the full window.
     ``no_speech_above`` is where the guard of ``audio.transcribe`` draws the line for this way of decoding.
+    ``draft_min_context_s`` and ``draft_margin_s`` are the same for drafts, which are cheaper and not decoded again.
     """
 
     name: str
@@ -66,10 +68,15 @@ class Recipe:
     full_beam_size: int = 5
     no_speech_above: float = 0.5
     full_no_speech_above: float = 0.6
+    draft_min_context_s: float = 3.0
+    draft_margin_s: float = 0.5
 
-    def context_frames(self, mel_frames: int) -> int:
+    def context_frames(self, mel_frames: int, *, draft: bool = False) -> int:
         """Mel frames to encode for speech of ``mel_frames``: even, at most the full window."""
-        wanted = max(round(self.min_context_s * FRAMES_PER_S), mel_frames + round(self.margin_s * FRAMES_PER_S))
+        least_s, margin_s = (
+            (self.draft_min_context_s, self.draft_margin_s) if draft else (self.min_context_s, self.margin_s)
+        )
+        wanted = max(round(least_s * FRAMES_PER_S), mel_frames + round(margin_s * FRAMES_PER_S))
         return min(WINDOW_FRAMES, wanted + wanted % 2)
 
     def cap_tokens(self, duration_s: float) -> int:
@@ -88,6 +95,26 @@ _KINDS = {(4, 384): "tiny", (6, 512): "base", (12, 768): "small", (24, 1024): "m
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """One piece of audio to decode: float32 at 16 kHz in -1..1. ``draft``: at less cost and never twice; ``timed``:
+    with the time of each word."""
+
+    audio: npt.NDArray[np.float32]
+    draft: bool = False
+    timed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """One word, in milliseconds from the beginning of the audio."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """What the model said about one piece of audio, before any guard.
 
@@ -103,6 +130,16 @@ class Decoded:
     capped: bool
     full_window: bool
     no_speech_above: float
+    words: tuple[TimedWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A task's audio as the encoder wants it."""
+
+    mel: npt.NDArray[np.float32]
+    draft: bool = False
+    timed: bool = False
 
 
 def compression_ratio(text: str) -> float:
@@ -118,6 +155,27 @@ def hub_model(name: str, *, local_only: bool) -> str:
     :raises Exception: whatever the hub's client raises; there is no common root worth catching here.
     """
     return str(download_model(name, local_files_only=local_only))
+
+
+def choose_compute(device: str, compute_type: str) -> tuple[str, str]:
+    """Where to run and in which arithmetic, for settings that leave it open.
+
+    :param device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
+    :param compute_type: one of CTranslate2's, or ``auto``: 8-bit weights where the device has them (the cheapest that
+        measured no worse), else the smallest floats it has.
+    :raises ValueError: a GPU is asked for and there is none, or the device cannot compute that way.
+    """
+    gpus = ctranslate2.get_cuda_device_count()
+    if device == "cuda" and not gpus:
+        raise ValueError("device cuda is asked for, but no CUDA device is usable here; set it to auto or cpu")
+    chosen = ("cuda" if gpus else "cpu") if device == "auto" else device
+    able = ctranslate2.get_supported_compute_types(chosen)
+    if compute_type == "auto":
+        wanted = ("int8_float16", "float16", "int8", "float32") if chosen == "cuda" else ("int8", "float32")
+        return chosen, next((each for each in wanted if each in able), "default")
+    if compute_type != "default" and compute_type not in able:
+        raise ValueError(f"compute type {compute_type} is not possible on {chosen}; it has {', '.join(sorted(able))}")
+    return chosen, compute_type
 
 
 class ShortContextWhisper:
@@ -136,7 +194,7 @@ class ShortContextWhisper:
         model_path: str,
         *,
         device: str = "cpu",
-        compute_type: str = "int8",
+        compute_type: str = "auto",
         threads: int = 1,
         kind: str | None = None,
         language: str = "en",
@@ -144,6 +202,7 @@ class ShortContextWhisper:
         recipe: Recipe | None = None,
         probe: Audio | None = None,
     ) -> None:
+        device, compute_type = choose_compute(device, compute_type)
         self._whisper = WhisperModel(
             model_path,
             device=device,
@@ -153,6 +212,9 @@ class ShortContextWhisper:
             local_files_only=True,
         )
         self._model = self._whisper.model
+        self.device: str = self._model.device
+        self.compute_type: str = self._model.compute_type
+        """What CTranslate2 chose where ``auto`` or ``default`` was asked for."""
         self._mels: int = self._model.n_mels
         multilingual = bool(self._model.is_multilingual)
         self._tokenizer = Tokenizer(
@@ -170,37 +232,53 @@ class ShortContextWhisper:
             self._tail = silence[:, -self.recipe.tail_frames :]
             self._self_test(probe)
 
-    def decode(self, batch: Sequence[Audio]) -> list[Decoded]:
+    def decode(self, batch: Sequence[Task]) -> list[Decoded]:
         """Decode each piece of audio on its own; pieces of similar length share one pass.
 
-        :param batch: arrays of float32 at 16 kHz in -1..1. Empty or shorter than 0.1 s gives empty text.
-        :returns: one result a piece, in order.
+        :param batch: empty audio or less than 0.1 s of it gives empty text.
+        :returns: one result a task, in order.
         """
-        pieces = [(index, piece) for index, audio in enumerate(batch) for piece in split_long(audio)]
-        decoded = self._decode_short([piece for _, piece in pieces])
+        pieces = [
+            (index, replace(task, audio=audio)) for index, task in enumerate(batch) for audio in split_long(task.audio)
+        ]
+        decoded = self._decode_pieces([piece for _, piece in pieces])
         results = []
         for index in range(len(batch)):
-            results.append(_joined([found for (of, _), found in zip(pieces, decoded, strict=True) if of == index]))
+            mine = [(task, found) for (of, task), found in zip(pieces, decoded, strict=True) if of == index]
+            results.append(_joined([found for _, found in mine], [len(task.audio) for task, _ in mine]))
         return results
 
-    def _decode_short(self, pieces: Sequence[Audio]) -> list[Decoded]:
+    def _decode_pieces(self, tasks: Sequence[Task]) -> list[Decoded]:
         found: dict[int, Decoded] = {}
-        mels: dict[int, npt.NDArray[np.float32]] = {}
-        for index, piece in enumerate(pieces):
-            if len(piece) < MIN_INPUT_S * RATE_HZ:
+        pieces: dict[int, _Piece] = {}
+        for index, task in enumerate(tasks):
+            if len(task.audio) < MIN_INPUT_S * RATE_HZ:
                 found[index] = Decoded("", 0.0, 1.0, 0.0, 0, False, True, self.recipe.full_no_speech_above)
             else:
-                mels[index] = self._whisper.feature_extractor(piece, padding=160)
+                pieces[index] = _Piece(self._features(task.audio), task.draft, task.timed)
         if self.recipe.short:
-            order = sorted(mels, key=lambda index: self._context(mels[index]))
-            # Similar lengths share a pass: a second of padding costs less than a pass of its own.
-            for _, group in groupby(order, key=lambda index: self._context(mels[index]) // FRAMES_PER_S):
-                chosen = list(group)
-                found.update(zip(chosen, self._pass([mels[index] for index in chosen], full=False), strict=True))
-        for index, mel in mels.items():
-            if index not in found or self._doubtful(found[index]):
-                found[index] = self._pass([mel], full=True)[0]
-        return [found[index] for index in range(len(pieces))]
+            for chosen in self._alike(pieces):
+                found.update(zip(chosen, self._pass([pieces[index] for index in chosen], full=False), strict=True))
+        for index, piece in pieces.items():
+            if index not in found or (not piece.draft and self._doubtful(found[index])):
+                found[index] = self._pass([piece], full=True)[0]
+        return [found[index] for index in range(len(tasks))]
+
+    def _features(self, audio: Audio) -> npt.NDArray[np.float32]:
+        return np.asarray(self._whisper.feature_extractor(audio, padding=160), dtype=np.float32)
+
+    def _alike(self, pieces: dict[int, _Piece]) -> list[list[int]]:
+        """Which pieces share a pass: those whose context is padded by a quarter at most, which costs less than a pass
+        of its own."""
+        groups: list[list[int]] = []
+        least, draft = 0, False
+        for index in sorted(pieces, key=lambda index: (pieces[index].draft, self._context(pieces[index]))):
+            context = self._context(pieces[index])
+            if not groups or context > least * MOST_PADDING or draft != pieces[index].draft:
+                groups.append([])
+                least, draft = context, pieces[index].draft
+            groups[-1].append(index)
+        return groups
 
     def _doubtful(self, decoded: Decoded) -> bool:
         """A loop, or a cap reached by very fast speech; certain non-speech is not worth a second, longer look."""
@@ -208,32 +286,56 @@ class ShortContextWhisper:
             return False
         return decoded.capped or decoded.compression_ratio > 2.4
 
-    def _context(self, mel: npt.NDArray[np.float32]) -> int:
-        return self.recipe.context_frames(mel.shape[1])
+    def _context(self, piece: _Piece) -> int:
+        return self.recipe.context_frames(piece.mel.shape[1], draft=piece.draft)
 
-    def _pass(self, mels: Sequence[npt.NDArray[np.float32]], *, full: bool) -> list[Decoded]:
+    def _pass(self, pieces: Sequence[_Piece], *, full: bool) -> list[Decoded]:
         """One encode and one generate for pieces that share a context length."""
         recipe = self.recipe
-        frames = WINDOW_FRAMES if full else max(self._context(mel) for mel in mels)
-        padded = np.zeros((len(mels), self._mels, frames), np.float32)
-        for row, mel in zip(padded, mels, strict=True):
-            width = min(frames, mel.shape[1])
-            row[:, :width] = mel[:, :width]
+        frames = WINDOW_FRAMES if full else max(self._context(piece) for piece in pieces)
+        padded = np.zeros((len(pieces), self._mels, frames), np.float32)
+        for row, piece in zip(padded, pieces, strict=True):
+            width = min(frames, piece.mel.shape[1])
+            row[:, :width] = piece.mel[:, :width]
         encoded = self._encode(padded)
         if not full and self._tail is not None:
-            encoded = np.concatenate([encoded, np.repeat(self._tail, len(mels), axis=0)], axis=1)
-        caps = [recipe.cap_tokens(mel.shape[1] / FRAMES_PER_S) for mel in mels]
-        # The whole of the prompt counts in CTranslate2's max_length, which it halves (448 means 224 new tokens).
-        limit = 448 if full else min(448, 2 * max(caps))
+            encoded = np.concatenate([encoded, np.repeat(self._tail, len(pieces), axis=0)], axis=1)
+        caps = [recipe.cap_tokens(piece.mel.shape[1] / FRAMES_PER_S) for piece in pieces]
+        # CTranslate2 decodes min(max_length / 2, max_length - prompt) new tokens; 448 are all positions there are.
+        most = max(caps)
+        limit = 448 if full else min(448, max(2 * most, most + len(self._prompt)))
         results = self._model.generate(
             ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded)),
-            [list(self._prompt) for _ in mels],
+            [list(self._prompt) for _ in pieces],
             beam_size=recipe.full_beam_size if full else recipe.beam_size,
             max_length=limit,
             return_scores=True,
             return_no_speech_prob=True,
         )
-        return [self._read(result, cap, full=full) for result, cap in zip(results, caps, strict=True)]
+        read = []
+        for at, (piece, result, cap) in enumerate(zip(pieces, results, caps, strict=True)):
+            decoded = self._read(result, cap, full=full)
+            if piece.timed and decoded.text:
+                words = self._word_times(encoded[at : at + 1], result.sequences_ids[0], piece.mel.shape[1])
+                decoded = replace(decoded, words=words)
+            read.append(decoded)
+        return read
+
+    def _word_times(self, encoded: _Encoding, ids: list[int], mel_frames: int) -> tuple[TimedWord, ...]:
+        """By the cross-attention of the heads that the model names (dynamic time warping, as Whisper itself does)."""
+        tokens = [each for each in ids if each < self._tokenizer.eot]
+        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded))
+        (found,) = self._whisper.find_alignment(self._tokenizer, [tokens], view, mel_frames) or [[]]
+        # A mark on its own belongs to the word before it.
+        words: list[TimedWord] = []
+        for each in found:
+            text, end_ms = each["word"], round(float(each["end"]) * 1000)
+            if words and not text.startswith(" "):
+                words[-1] = replace(words[-1], text=words[-1].text + text.strip())
+            elif text.strip():
+                start_ms = round(float(each["start"]) * 1000)
+                words.append(TimedWord(text.strip(), start_ms, end_ms, float(each["probability"])))
+        return tuple(words)
 
     def _read(self, result: Any, cap: int, *, full: bool) -> Decoded:
         ids: list[int] = result.sequences_ids[0]
@@ -270,17 +372,17 @@ class ShortContextWhisper:
     def _fails_on_silence(self) -> str | None:
         noise = np.random.default_rng(1).standard_normal(RATE_HZ).astype(np.float32) * np.float32(10 ** (-50 / 20))
         for name, clip in {"digital silence": np.zeros(RATE_HZ, np.float32), "faint noise": noise}.items():
-            heard = self._pass([self._whisper.feature_extractor(clip, padding=160)], full=False)[0]
+            heard = self._pass([_Piece(self._features(clip))], full=False)[0]
             if heard.no_speech_prob <= heard.no_speech_above or heard.capped:
                 return self._not_taken(f"it hears {heard.text!r} in {name} (no_speech_prob {heard.no_speech_prob:.2f})")
         return None
 
     def _fails_on_speech(self, probe: Audio) -> str | None:
-        mel = self._whisper.feature_extractor(probe[: round(MAX_INPUT_S * RATE_HZ)], padding=160)
-        short, full = self._pass([mel], full=False)[0], self._pass([mel], full=True)[0]
+        mel = self._features(probe[: round(MAX_INPUT_S * RATE_HZ)])
+        short, full = self._pass([_Piece(mel)], full=False)[0], self._pass([_Piece(mel)], full=True)[0]
         # Loops begin where speech breaks off in mid-word: so several beginnings of the clip are tried too.
         cuts = [mel[:, : round(seconds * FRAMES_PER_S)] for seconds in (0.8, 1.2, 1.6, 2.4, 4.0)]
-        if any(self._pass([cut], full=False)[0].capped for cut in cuts):
+        if any(self._pass([_Piece(cut)], full=False)[0].capped for cut in cuts):
             return self._not_taken("it does not stop where the speech does")
         alike = SequenceMatcher(None, short.text.lower().split(), full.text.lower().split(), autojunk=False).ratio()
         if short.capped or short.no_speech_prob > short.no_speech_above or alike < LEAST_AGREEMENT:
@@ -304,8 +406,10 @@ def split_long(audio: Audio, limit_s: float = MAX_INPUT_S) -> list[Audio]:
     return [*pieces, audio]
 
 
-def _joined(parts: list[Decoded]) -> Decoded:
+def _joined(parts: list[Decoded], samples: list[int]) -> Decoded:
     """One result for audio that was decoded in pieces: the silent ones say nothing, the rest are averaged by tokens."""
+    starts_ms = [sum(samples[:at]) * 1000 // RATE_HZ for at in range(len(parts))]
+    parts = [_moved(part, start_ms) for part, start_ms in zip(parts, starts_ms, strict=True)]
     speaking = [part for part in parts if part.text and part.no_speech_prob <= part.no_speech_above]
     if len(parts) == 1 or not speaking:
         return parts[0]
@@ -318,4 +422,30 @@ def _joined(parts: list[Decoded]) -> Decoded:
         compression_ratio=max(part.compression_ratio for part in speaking),
         tokens=tokens,
         capped=any(part.capped for part in speaking),
+        words=tuple(word for part in speaking for word in part.words),
     )
+
+
+def _moved(part: Decoded, by_ms: int) -> Decoded:
+    if not by_ms:
+        return part
+    words = tuple(replace(word, start_ms=word.start_ms + by_ms, end_ms=word.end_ms + by_ms) for word in part.words)
+    return replace(part, words=words)
+
+
+class ShippedWhisper:
+    """The same model just as its package decodes it, full window and all: the yardstick of ``firmline bench ears``.
+
+    :raises RuntimeError, ValueError, OSError: when the folder holds no usable model, in the loader's own words.
+    """
+
+    def __init__(self, model_path: str, beam_size: int = 5) -> None:
+        self._whisper = WhisperModel(
+            model_path, device="cpu", compute_type="int8", cpu_threads=1, num_workers=1, local_files_only=True
+        )
+        self._beam_size = beam_size
+
+    def text(self, audio: Audio) -> str:
+        """What it hears in one piece of audio."""
+        found, _ = self._whisper.transcribe(audio, language="en", beam_size=self._beam_size)
+        return " ".join(each.text.strip() for each in found)

@@ -3,4 +3,10 @@
 Layers: ``ivr`` stands on ``audio`` and ``policies``; neither of them knows of the other or of ``ivr``.
 """
 
+import os
+
+# Before numpy is loaded by anybody: its matrix library keeps a thread for each core busy-waiting after every product,
+# which measured as much CPU as the recognition of a short utterance itself. Ours are small; one thread is enough.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 __version__ = "0.1.0"

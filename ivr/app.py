@@ -30,7 +30,7 @@ from ivr.pbx.direct import DirectControl
 from ivr.session import World
 from ivr.stall import StallMonitor
 from ivr.store import Journal
-from ivr.types import JournalRow
+from ivr.types import JournalRow, LiveRow
 from policies.engine import Engine
 
 log = structlog.get_logger("firmline.app")
@@ -144,6 +144,10 @@ class App:
     def write(self, row: JournalRow) -> None:
         """One journal row: to the file and to whoever watches (``ivr.session.Sink``)."""
         self.journal.write(row)
+        self.feed.publish(row)
+
+    def live(self, row: LiveRow) -> None:
+        """Words that may still change: to whoever watches, and nowhere else."""
         self.feed.publish(row)
 
     def checks(self) -> list[Check]:

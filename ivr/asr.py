@@ -1,32 +1,33 @@
 """Speech recognition for all calls: one queue, a few worker processes, and nothing that can hurt a call.
 
 ``submit`` gives a future that always resolves to a transcript. A worker that dies or hangs is replaced and its segment
-tried once more; what cannot be recognised resolves with ``dropped`` set to ``asr_failed`` (or ``overload``), never with
-an exception. Everything here lives on one asyncio loop; the decoding is in :mod:`ivr.asr_worker`.
+tried once more; what cannot be recognised resolves with ``dropped`` set to ``asr_failed``, ``overload``, or ``stale``
+(a draft that would come too late to be shown), never with an exception. Everything here lives on one asyncio loop; what
+comes next is decided in :mod:`ivr.asr_queue`, the decoding is in :mod:`ivr.asr_worker`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import json
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass, field, replace
-from enum import IntEnum
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from audio.types import Segment, Transcript
+from audio.types import Segment, SegmentKind, Transcript
 from ivr import clock
+from ivr.asr_queue import PRIORITY_OF, AsrQueue, Context, Job, Priority, QueueOptions
 from ivr.asr_worker import LENGTH, WorkerSettings, decode_timed, load_transcriber, pack_segments, transcript_from
 from ivr.errors import ModelError
 from ivr.models import ResolvedModel
 
 ASR_FAILED = "asr_failed"
 OVERLOAD = "overload"
+STALE = "stale"
 
 _LOG = logging.getLogger("firmline.asr")
 _LOAD_TIMEOUT_S = 120.0
@@ -34,58 +35,42 @@ _BACKOFF_S = (0.0, 0.2, 1.0, 5.0)
 _GONE = (asyncio.IncompleteReadError, ConnectionError, TimeoutError, BrokenPipeError, ValueError)
 
 
-class Priority(IntEnum):
-    """Lower goes first; inside one priority, the oldest."""
-
-    FINAL = 0
-    PARTIAL = 10
-
-
 @dataclass(frozen=True, slots=True)
 class AsrOptions:
-    """``max_queue``: segments that may wait; beyond it the least urgent and newest is given up. ``batch``: segments a
-    worker decodes in one pass. ``decode_timeout_s``: a worker that needs longer than this, plus twice the audio, hangs.
-    """
+    """``queue``: how the work of all legs is put in order. ``decode_timeout_s``: a worker that needs longer than this,
+    plus twice the audio, hangs."""
 
     device: str = "cpu"
-    compute_type: str = "int8"
+    compute_type: str = "auto"
     language: str = "en"
     initial_prompt: str | None = None
-    max_queue: int = 256
-    batch: int = 1
+    queue: QueueOptions = QueueOptions()
     decode_timeout_s: float = 20.0
     nice: int = 5
 
     def __post_init__(self) -> None:
         """:raises ValueError: when a number is out of range."""
-        if self.max_queue < 1 or self.batch < 1 or self.decode_timeout_s <= 0:
-            raise ValueError("max_queue, batch and decode_timeout_s must be positive")
+        if self.decode_timeout_s <= 0:
+            raise ValueError("decode_timeout_s must be positive")
 
 
 @dataclass(frozen=True, slots=True)
 class AsrStats:
-    """``queued``: waiting; ``lag_ms``: age of the oldest that waits or is being decoded. The rest counts since start;
-    ``decode_ms`` is the workers' own time over ``audio_ms`` of audio."""
+    """``queued``: waiting; ``lag_ms``: age of the oldest final that waits or is being decoded. The rest counts since
+    the start: ``decode_ms`` is the workers' own time over ``audio_ms`` of audio, ``decoded / passes`` the mean batch,
+    ``stale`` the drafts that were not decoded because they came too late."""
 
     queued: int
     lag_ms: int
     decoded: int
+    passes: int
+    stale: int
     audio_ms: int
     decode_ms: int
     restarts: int
     failed: int
     overload: int
     workers: int
-
-
-@dataclass(order=True, slots=True)
-class _Job:
-    priority: int
-    number: int
-    segment: Segment = field(compare=False)
-    future: asyncio.Future[Transcript] = field(compare=False)
-    submitted_ms: int = field(compare=False)
-    attempts: int = field(default=0, compare=False)
 
 
 class _RefusedError(Exception):
@@ -117,12 +102,16 @@ class AsrPool:
         )
         self._workers = [_Worker(settings) for _ in range(workers)]
         self._tasks: list[asyncio.Task[None]] = []
-        self._waiting: list[_Job] = []
-        self._jobs: dict[int, _Job] = {}
+        self._queue = AsrQueue(self._options.queue)
+        self._jobs: dict[int, Job] = {}
+        self._futures: dict[int, asyncio.Future[Transcript]] = {}
+        self._idle = 0
         self._wake = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._number = 0
-        self._count = dict.fromkeys(("decoded", "audio_ms", "decode_ms", "restarts", "failed", "overload"), 0)
+        self._count = dict.fromkeys(
+            ("decoded", "passes", "stale", "audio_ms", "decode_ms", "restarts", "failed", "overload"), 0
+        )
 
     async def start(self) -> None:
         """Start the workers, load and self-test the model in each.
@@ -134,6 +123,7 @@ class AsrPool:
             for each in found:
                 if isinstance(each, BaseException):
                     raise each
+                self._queue.context = Context(**each.pop("context"))
                 self.about = each
         except BaseException as error:
             await self.stop()
@@ -146,20 +136,28 @@ class AsrPool:
             raise
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
 
-    def submit(self, segment: Segment, *, priority: int = Priority.FINAL) -> asyncio.Future[Transcript]:
+    def submit(self, segment: Segment) -> asyncio.Future[Transcript]:
         """Queue a segment. The future always gets a transcript; cancelling it takes the segment out of the queue."""
         future: asyncio.Future[Transcript] = asyncio.get_running_loop().create_future()
         self._number += 1
-        job = _Job(priority, self._number, segment, future, clock.monotonic_ms())
-        self._jobs[job.number] = job
-        future.add_done_callback(lambda _: self._jobs.pop(job.number, None))
+        job = Job(
+            self._number, segment, PRIORITY_OF[segment.kind], clock.monotonic_ms(), wanted=lambda: not future.done()
+        )
+        self._jobs[job.number], self._futures[job.number] = job, future
+        future.add_done_callback(lambda _: self._forget(job))
         if self._stop_asked.is_set() or segment.rate_hz <= 0:
             self._give_up(job, ASR_FAILED)
             return future
-        heapq.heappush(self._waiting, job)
-        self._shed()
+        for each in self._queue.add(job):
+            self._give_up(each, OVERLOAD)
         self._wake.set()
         return future
+
+    def promote(self, future: asyncio.Future[Transcript]) -> None:
+        """The offer behind ``future`` has become the final: it waits no longer than any other final."""
+        for number, each in self._futures.items():
+            if each is future:
+                self._jobs[number].priority = Priority.FINAL
 
     async def stop(self) -> None:
         """End the workers; what still waits resolves as ``asr_failed``. Bounded by a second or so, never raises."""
@@ -171,13 +169,14 @@ class AsrPool:
         await asyncio.gather(*(worker.stop() for worker in self._workers))
         for job in list(self._jobs.values()):
             self._give_up(job, ASR_FAILED)
-        self._waiting.clear()
+        self._queue.take_all()
 
     def stats(self) -> AsrStats:
         """The present load, for ``/metrics`` and the agent's page."""
-        oldest = min((job.submitted_ms for job in self._jobs.values() if not job.future.done()), default=None)
+        finals = (job for job in self._jobs.values() if job.priority is Priority.FINAL and job.wanted())
+        oldest = min((job.submitted_ms for job in finals), default=None)
         return AsrStats(
-            queued=sum(not job.future.done() for job in self._waiting),
+            queued=len(self._queue.waiting),
             lag_ms=0 if oldest is None else clock.monotonic_ms() - oldest,
             workers=sum(worker.pid is not None for worker in self._workers),
             **self._count,
@@ -204,34 +203,44 @@ class AsrPool:
                 self._again(jobs)
                 await self._replace(worker)
                 continue
-            for job, transcript in zip(jobs, found, strict=True):
-                self._count["decoded"] += 1
-                self._count["audio_ms"] += _audio_ms(job.segment)
-                self._count["decode_ms"] += transcript.decode_ms
-                if not job.future.done():
-                    job.future.set_result(transcript)
+            self._answer(jobs, found)
 
-    async def _next(self) -> list[_Job]:
-        """The most urgent segments, as many as one pass takes; waits until there is one."""
-        jobs: list[_Job] = []
-        while not jobs:
-            while self._waiting and len(jobs) < self._options.batch:
-                job = heapq.heappop(self._waiting)
-                if not job.future.done():
-                    jobs.append(job)
-            if not jobs:
+    def _answer(self, jobs: list[Job], found: list[Transcript]) -> None:
+        self._queue.measured(jobs, sum(each.decode_ms for each in found))
+        self._count["passes"] += 1
+        for job, transcript in zip(jobs, found, strict=True):
+            self._count["decoded"] += 1
+            self._count["audio_ms"] += _audio_ms(job.segment)
+            self._count["decode_ms"] += transcript.decode_ms
+            future = self._futures.get(job.number)
+            if future is not None and not future.done():
+                future.set_result(transcript)
+
+    async def _next(self) -> list[Job]:
+        """The next pass; waits until there is one."""
+        self._idle += 1
+        try:
+            while True:
+                now_ms = clock.monotonic_ms()
+                for job in self._queue.stale(now_ms):
+                    self._give_up(job, STALE)
+                jobs = self._queue.take(now_ms, self._idle)
+                if jobs:
+                    return jobs
                 self._wake.clear()
                 await self._wake.wait()
-        return jobs
+        finally:
+            self._idle -= 1
 
-    def _again(self, jobs: list[_Job]) -> None:
+    def _again(self, jobs: list[Job]) -> None:
         """Each segment has two tries: one that kills its worker must not kill them all, one after the other."""
         for job in jobs:
             job.attempts += 1
             if job.attempts >= 2:
                 self._give_up(job, ASR_FAILED)
-            elif not job.future.done():
-                heapq.heappush(self._waiting, job)
+            elif job.wanted():
+                for each in self._queue.add(job):
+                    self._give_up(each, OVERLOAD)
         self._wake.set()
 
     async def _replace(self, worker: _Worker) -> None:
@@ -247,23 +256,21 @@ class AsrPool:
             except (*_GONE, OSError, ModelError) as error:
                 _LOG.error("speech worker cannot be started again: %s", error)
                 if attempt >= 1 and not self.worker_pids():
-                    for job in list(self._waiting):
+                    for job in self._queue.take_all():
                         self._give_up(job, ASR_FAILED)
 
-    def _shed(self) -> None:
-        live = [job for job in self._waiting if not job.future.done()]
-        if len(live) <= self._options.max_queue:
+    def _give_up(self, job: Job, why: str) -> None:
+        future = self._futures.get(job.number)
+        if future is None or future.done():
             return
-        # The least urgent, and of those the newest: what was promised first is kept.
-        self._give_up(max(live), OVERLOAD)
-        self._waiting = [job for job in self._waiting if not job.future.done()]
-        heapq.heapify(self._waiting)
+        self._count["failed" if why == ASR_FAILED else why] += 1
+        segment = job.segment
+        final = segment.kind is not SegmentKind.DRAFT
+        future.set_result(Transcript("", segment.start_ms, segment.end_ms, final=final, dropped=why))
 
-    def _give_up(self, job: _Job, why: str) -> None:
-        if job.future.done():
-            return
-        self._count["overload" if why == OVERLOAD else "failed"] += 1
-        job.future.set_result(Transcript("", job.segment.start_ms, job.segment.end_ms, dropped=why))
+    def _forget(self, job: Job) -> None:
+        self._jobs.pop(job.number, None)
+        self._futures.pop(job.number, None)
 
 
 class _Worker:
@@ -293,6 +300,7 @@ class _Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "OMP_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": "1",
             },
         )
         answer = await asyncio.wait_for(self._read(), _LOAD_TIMEOUT_S)
@@ -353,6 +361,7 @@ class SyncAsr:
         self.model = model
         try:
             self._transcriber, self.about = load_transcriber(settings)
+            del self.about["context"]
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(f"speech model {model.name} ({model.path}) cannot be used: {error}") from error
 

@@ -25,12 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from audio.resample import to_float
-from audio.types import Segment, Transcript
+from audio.types import Segment, SegmentKind, Transcript, Word
 from audio.wavio import read_wav
 from ivr import clock
 
 if TYPE_CHECKING:
     from audio.transcribe import Transcriber
+    from audio.whisper import Recipe
 
 _LOG = logging.getLogger("firmline.asr")
 
@@ -44,7 +45,7 @@ class WorkerSettings:
 
     path: str
     device: str = "cpu"
-    compute_type: str = "int8"
+    compute_type: str = "auto"
     threads: int = 1
     language: str = "en"
     initial_prompt: str | None = None
@@ -53,7 +54,8 @@ class WorkerSettings:
 
 
 def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, Any]]:
-    """Load and self-test the model; the second item says what is used: ``kind``, ``recipe`` and ``fallback``.
+    """Load and self-test the model; the second item says what is used: ``kind``, ``recipe``, ``fallback``, ``device``,
+    ``compute_type``, and ``context`` for the queue.
 
     :raises RuntimeError, ValueError, OSError: in the loader's words, when there is no usable model.
     """
@@ -70,7 +72,27 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
         initial_prompt=settings.initial_prompt,
         probe=_probe(settings.language),
     )
-    return Transcriber(whisper), {"kind": whisper.kind, "recipe": whisper.recipe.name, "fallback": whisper.fallback}
+    about = {
+        "kind": whisper.kind,
+        "recipe": whisper.recipe.name,
+        "fallback": whisper.fallback,
+        "device": whisper.device,
+        "compute_type": whisper.compute_type,
+        "context": _context(whisper.recipe),
+    }
+    return Transcriber(whisper), about
+
+
+def _context(recipe: Recipe) -> dict[str, float]:
+    """What the queue must know of the recipe (:class:`ivr.asr_queue.Context`)."""
+    if not recipe.short:
+        return dict.fromkeys(("least_s", "margin_s", "draft_least_s", "draft_margin_s"), 30.0)
+    return {
+        "least_s": recipe.min_context_s,
+        "margin_s": recipe.margin_s,
+        "draft_least_s": recipe.draft_min_context_s,
+        "draft_margin_s": recipe.draft_margin_s,
+    }
 
 
 def _probe(language: str) -> npt.NDArray[np.float32] | None:
@@ -112,6 +134,8 @@ def pack_segments(segments: Sequence[Segment]) -> bytes:
             "start_ms": each.start_ms,
             "end_ms": each.end_ms,
             "audio_start_ms": each.audio_start_ms,
+            "kind": each.kind.value,
+            "word_times": each.word_times,
         }
         for each, body in zip(segments, bodies, strict=True)
     ]
@@ -119,8 +143,8 @@ def pack_segments(segments: Sequence[Segment]) -> bytes:
 
 
 def transcript_from(fields: dict[str, Any]) -> Transcript:
-    """What :func:`dataclasses.asdict` made of a transcript without word times, back again."""
-    return Transcript(**{**fields, "words": ()})
+    """What :func:`dataclasses.asdict` made of a transcript, back again."""
+    return Transcript(**{**fields, "words": tuple(Word(**word) for word in fields["words"])})
 
 
 def _read(stream: BinaryIO) -> list[Segment] | None:
@@ -137,6 +161,8 @@ def _read(stream: BinaryIO) -> list[Segment] | None:
             start_ms=each["start_ms"],
             end_ms=each["end_ms"],
             audio_start_ms=each["audio_start_ms"],
+            kind=SegmentKind(each["kind"]),
+            word_times=each["word_times"],
         )
         for each in header["segments"]
     ]

@@ -17,7 +17,6 @@ that. An absent cell means: keep the state.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,10 +24,13 @@ from typing import Any
 
 from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind, Transcript
 from ivr import effects as fx
+from ivr.drafts import DraftOptions
+from ivr.hearing import Final, Hearing, Shown
 from ivr.listener import Listener
-from ivr.types import JournalEvent
+from ivr.types import JournalEvent, LiveEvent
 from policies import types as pol
 from policies.engine import Engine
+from policies.ladder import Rung
 from policies.types import Audience, EndKind, Side
 
 
@@ -80,7 +82,9 @@ class CallOptions:
 
     ``linger_ms``: how long a call without legs keeps its rung. ``echo_tail_ms``: how long after a prompt what is heard
     may still be its echo. ``no_audio_ms``: silence of RTP after which somebody is told. ``deaf_ms``: how long the
-    caller's leg may be gone before that is a fault; at a normal end the two legs go one after the other.
+    caller's leg may be gone before that is a fault; at a normal end the two legs go one after the other. ``drafts``:
+    words while they are said. ``end_at_sentence``: words that make a whole sentence end the utterance as soon as they
+    are decoded, if the pause still lasts.
     """
 
     transcribe_agent: bool = False
@@ -88,6 +92,8 @@ class CallOptions:
     no_audio_ms: int = 8_000
     linger_ms: int = 2_000
     deaf_ms: int = 1_500
+    drafts: DraftOptions = DraftOptions()
+    end_at_sentence: bool = False
 
 
 @dataclass(slots=True)
@@ -99,14 +105,6 @@ class _Leg:
     last_frame_ms: int | None = None
     silence_told: bool = False
     talking: bool = False
-
-
-@dataclass(slots=True)
-class _Pending:
-    side: Side
-    segment: Segment
-    asked_ms: int
-    transcript: Transcript | None = None
 
 
 class CallCore:
@@ -128,7 +126,7 @@ class CallCore:
         self.playing: str | None = None
         self._make_listener = make_listener
         self._legs: dict[Side, _Leg] = {}
-        self._pending: OrderedDict[int, _Pending] = OrderedDict()
+        self._hearing = Hearing(options.drafts, self._token, lambda effect: self._out.append(effect))
         self._last_token = 0
         self._play: fx.Play | None = None
         self._echo_until_ms: int | None = None
@@ -195,32 +193,63 @@ class CallCore:
         for frame in frames:
             for heard in leg.listener.hear(frame, now_ms):
                 self._heard(leg, heard, now_ms)
+        if leg.talking and self._transcribes(leg.side):
+            self._hearing.look(leg.side, leg.listener.draft, now_ms, tense=self.engine.rung is not Rung.CLEAR)
         return self._flush()
 
     def transcribed(self, token: int, transcript: Transcript, now_ms: int) -> list[fx.Effect]:
-        """A transcript is ready. Words reach the policy in the order in which they were spoken."""
-        if token in self._pending:
-            self._pending[token].transcript = transcript
-        while self._pending:
-            token, head = next(iter(self._pending.items()))
-            if head.transcript is None:
-                break
-            del self._pending[token]
-            self._words(head, head.transcript, now_ms)
+        """A transcript is ready. Words that count reach the policy in the order in which they were spoken."""
+        for said in self._hearing.transcribed(token, transcript, now_ms):
+            if isinstance(said, Final):
+                self._words(said, now_ms)
+            else:
+                self._show(said, now_ms)
         return self._flush()
+
+    def _transcribes(self, side: Side) -> bool:
+        return side is Side.CALLER or self.options.transcribe_agent
 
     def _heard(self, leg: _Leg, heard: object, now_ms: int) -> None:
         if isinstance(heard, SpeechEvent):
             leg.talking = heard.kind is SpeechKind.ONSET
-        elif isinstance(heard, Segment) and (leg.side is Side.CALLER or self.options.transcribe_agent):
-            token = self._token()
-            self._pending[token] = _Pending(leg.side, heard, now_ms)
-            self._out.append(fx.Transcribe(token, leg.side, heard))
+            if leg.talking:
+                self._hearing.speech_began(leg.side, now_ms)
+        elif isinstance(heard, Segment) and self._transcribes(leg.side):
+            for said in self._hearing.segment(leg.side, heard):
+                self._words(said, now_ms)
 
-    def _words(self, item: _Pending, transcript: Transcript, now_ms: int) -> None:
+    def _show(self, said: Shown, now_ms: int) -> None:
+        """Words that may still change: shown, and judged as such; nothing of it is journalled, nothing counts."""
         if self.phase is Phase.ENDED:
             return
-        segment = item.segment
+        segment = said.segment
+        times = {"start_ms": said.start_ms - self.started_ms, "end_ms": segment.end_ms - self.started_ms}
+        data = {"side": said.side.value, "words": said.text, **times, "over_prompt": segment.over_prompt}
+        self._out.append(fx.Live(LiveEvent.PARTIAL, now_ms - self.started_ms, data))
+        utterance = pol.Utterance(
+            said.text,
+            said.side,
+            said.start_ms,
+            segment.end_ms,
+            final=False,
+            over_prompt=segment.over_prompt,
+            avg_logprob=said.avg_logprob,
+        )
+        for action in self.engine.hear(utterance, now_ms):
+            if isinstance(action, pol.Record) and action.event == JournalEvent.SIGNAL:
+                row = {k: self._since_start(k, v) for k, v in action.data.items()}
+                self._out.append(fx.Live(LiveEvent.PARTIAL_SIGNAL, now_ms - self.started_ms, row))
+            else:
+                self._act([action], now_ms)
+        leg = self._legs.get(said.side)
+        if said.complete and self.options.end_at_sentence and leg is not None:
+            for heard in leg.listener.complete(segment.end_ms):
+                self._heard(leg, heard, now_ms)
+
+    def _words(self, item: Final, now_ms: int) -> None:
+        if self.phase is Phase.ENDED:
+            return
+        segment, transcript = item.segment, item.transcript
         self._journal(
             JournalEvent.UTTERANCE,
             now_ms,

@@ -30,3 +30,8 @@ def wait_until_ms(due_ms: int) -> None:
     """Block the thread until ``monotonic_ms() >= due_ms``: for playing a recording at the speed of speech."""
     while (left_ms := due_ms - monotonic_ms()) > 0:
         time.sleep(left_ms / 1000)
+
+
+def cpu_ms() -> float:
+    """CPU time of this process so far, all threads: for benches, where the machine may be busy elsewhere."""
+    return time.process_time_ns() / 1e6

@@ -299,6 +299,36 @@ def bench_capacity(context: Context, calls: int, minutes: float, workers: int, a
         raise FirmlineError("not every expected warning was heard, or one too many was")
 
 
+@bench.command("ears")
+@click.option("--rounds", type=click.IntRange(1, 20), default=2, show_default=True, help="Rounds of ours and peers.")
+@click.option("--minutes", type=click.FloatRange(1, 120), default=10.0, show_default=True, help="The monologue.")
+@click.option("--noise", type=click.FloatRange(1, 240), default=30.0, show_default=True, help="Minutes of no speech.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a part instead of tables.")
+@shared_options
+@click.pass_obj
+def bench_ears(context: Context, rounds: int, minutes: float, noise: float, as_json: bool) -> None:
+    """How well, how soon and at what cost words are heard; ours and as shipped, many calls, noises, a monologue.
+
+    Ends 1 when a word came out of what is no speech. About a quarter of an hour on one core; costs are CPU time, so a
+    busy machine does not falsify them.
+
+    \b
+    Example:
+      firmline bench ears --rounds 1 --noise 5
+    """
+    from ivr.bench_ears_run import EarsBench
+
+    _quiet_logging(context)
+    ears = EarsBench(context.config(), _progress)
+    _table(ears.talker(rounds), as_json)
+    _table(ears.many(((60, 2, 0), (25, 2, 700)), 60), as_json)
+    _table(ears.monologue(minutes), as_json)
+    nothing = ears.nothing(noise)
+    _table(nothing, as_json)
+    if nothing["words"]:
+        raise FirmlineError("words were heard where nobody spoke")
+
+
 def _quiet_logging(context: Context) -> None:
     config = context.config()
     _logging(config.model_copy(update={"log": config.log.model_copy(update={"level": "error"})}))

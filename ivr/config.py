@@ -163,6 +163,8 @@ class EndpointingConfig(Section):
     vad_aggressiveness: Annotated[int, Field(ge=0, le=3)] = 2
     onset_ms: Annotated[int, Field(ge=PTIME_MS, le=500)] = 60
     hangover_ms: Annotated[int, Field(ge=PTIME_MS, le=2_000)] = 300
+    tail_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 160
+    end_at_sentence: bool = False
     pre_roll_ms: Annotated[int, Field(ge=0, le=1_000)] = 240
     min_speech_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 120
     max_utterance_ms: Annotated[int, Field(ge=2_000, le=28_000)] = 12_000
@@ -185,9 +187,12 @@ class EarsConfig(Section):
     model: Annotated[str, Field(min_length=1)] = "tiny.en"
     offline: bool = False
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    compute_type: Literal["default", "int8", "int8_float16", "float16", "float32"] = "int8"
+    compute_type: Literal["auto", "default", "int8", "int8_float16", "float16", "float32"] = "auto"
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=64)] = 1
+    batch: Annotated[int, Field(ge=1, le=64)] = 8
+    partial_every_ms: Annotated[int, Field(ge=0, le=6_000)] = 700
+    initial_prompt: Annotated[str, Field(max_length=600)] = ""
     transcribe_agent: bool = False
     no_audio_ms: Annotated[int, Field(ge=1_000, le=120_000)] = 8_000
     endpointing: EndpointingConfig = Field(default_factory=EndpointingConfig)

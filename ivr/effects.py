@@ -7,17 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audio.types import Segment
-from ivr.types import JournalEvent
+from ivr.types import JournalEvent, LiveEvent
 from policies.types import Audience, EndKind, Side
 
 
 @dataclass(frozen=True, slots=True)
 class Transcribe:
-    """Decode ``segment`` and hand the transcript back under the same ``token``."""
+    """Decode ``segment`` and hand the transcript back under the same ``token``; its kind says how urgent it is."""
 
     token: int
     side: Side
     segment: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """What was asked under ``token`` as an offer is the final now: no less urgent than any other."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """What was asked under ``token`` is of no use any more; an answer that comes all the same is ignored."""
+
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,15 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """For those who watch, and never for the journal: words that may still change. ``t_ms`` as in a journal row."""
+
+    event: LiveEvent
+    t_ms: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Say something to a person, in one plain sentence."""
 
@@ -88,4 +111,5 @@ class Finished:
     why: str
 
 
-Effect = Transcribe | Play | StopPlaying | End | PauseAgent | DropLeg | Journal | Tell | Finished
+ForRecogniser = Transcribe | Promote | Forget
+Effect = ForRecogniser | Play | StopPlaying | End | PauseAgent | DropLeg | Journal | Live | Tell | Finished

@@ -83,6 +83,15 @@ class Listener:
         """The leg is over: what was being said is emitted as far as it was heard."""
         return self._marked(self._endpoint.finish(now_ms))
 
+    def draft(self, from_ms: int) -> Segment | None:
+        """A look at what is being said, from ``from_ms`` on; ``None`` while nothing is."""
+        found = self._endpoint.draft(from_ms)
+        return None if found is None else replace(found, over_prompt=self._over_prompt)
+
+    def complete(self, end_ms: int) -> list[Heard]:
+        """The words up to ``end_ms`` make a whole sentence: if nothing was said since, the utterance ends now."""
+        return self._marked(self._endpoint.complete(end_ms))
+
     def set_over_prompt(self, over_prompt: bool, now_ms: int) -> list[Heard]:
         """Our own prompt starts or stops in this party's ear: what was heard before is cut off and keeps its mark."""
         if over_prompt == self._over_prompt:

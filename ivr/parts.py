@@ -10,8 +10,10 @@ from audio.endpoint import EndpointOptions
 from audio.prompts import Catalogue
 from audio.vad import VadOptions
 from ivr.asr import AsrOptions
+from ivr.asr_queue import QueueOptions
 from ivr.call import CallOptions
 from ivr.config import Config, resolve_secret
+from ivr.drafts import DraftOptions
 from ivr.errors import ConfigError
 from ivr.judge import load_pack
 from ivr.listener import Listener, ListenerOptions
@@ -68,23 +70,39 @@ def load_prompts(config: Config, pack: Pack) -> Catalogue:
 
 def listener_factory(config: Config) -> Callable[[Side], Listener]:
     """What makes the ears of one leg."""
+    options = listener_options(config)
+    return lambda side: Listener(options, side)
+
+
+def listener_options(config: Config) -> ListenerOptions:
+    """How a leg is listened to."""
     e = config.ears.endpointing
-    options = ListenerOptions(
+    return ListenerOptions(
         endpoint=EndpointOptions(
             onset_ms=e.onset_ms,
             hangover_ms=e.hangover_ms,
+            tail_ms=e.tail_ms,
+            offers=True,
             pre_roll_ms=e.pre_roll_ms,
             min_speech_ms=e.min_speech_ms,
             max_utterance_ms=e.max_utterance_ms,
         ),
         vad=VadOptions(aggressiveness=e.vad_aggressiveness),
     )
-    return lambda side: Listener(options, side)
 
 
 def asr_options(config: Config) -> AsrOptions:
     """How the model is run."""
-    return AsrOptions(device=config.ears.device, compute_type=config.ears.compute_type)
+    ears = config.ears
+    queue = QueueOptions(batch=ears.batch)
+    return AsrOptions(
+        device=ears.device, compute_type=ears.compute_type, initial_prompt=ears.initial_prompt or None, queue=queue
+    )
+
+
+def _draft_options(every_ms: int) -> DraftOptions:
+    usual = DraftOptions()
+    return DraftOptions(every_ms, min(every_ms, usual.tense_every_ms) or usual.tense_every_ms)
 
 
 def call_options(config: Config) -> CallOptions:
@@ -94,6 +112,8 @@ def call_options(config: Config) -> CallOptions:
         echo_tail_ms=config.prompts.echo_tail_ms,
         no_audio_ms=config.ears.no_audio_ms,
         linger_ms=ASTERISK_LINGER_MS if config.pbx.kind == "asterisk" else CallOptions().linger_ms,
+        drafts=_draft_options(config.ears.partial_every_ms),
+        end_at_sentence=config.ears.endpointing.end_at_sentence,
     )
 
 

@@ -130,6 +130,8 @@ class Replay:
                 case fx.Transcribe():
                     transcript = self._decoder.decode(effect.segment)
                     self._later(now_ms + DECODE_MS, partial(core.transcribed, effect.token, transcript))
+                case fx.Promote() | fx.Forget() | fx.Live():
+                    pass  # every segment is decoded when it is asked for, and only what counts is printed
                 case fx.Play():
                     self._start(effect, now_ms)
                 case fx.StopPlaying() if self._play is not None:

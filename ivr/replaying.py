@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ivr.asr import AsrOptions, SyncAsr
+from ivr.asr import SyncAsr
 from ivr.config import Config, EarsConfig
+from ivr.drafts import DraftOptions
 from ivr.judge import load_pack
 from ivr.models import resolve_model
-from ivr.parts import call_options, listener_factory, load_prompts
+from ivr.parts import asr_options, call_options, listener_factory, load_prompts
 from ivr.recordings import load_recording
 from ivr.replay import Replay
 from policies.engine import Engine
@@ -19,7 +21,7 @@ from policies.engine import Engine
 
 @lru_cache(maxsize=1)
 def _decoder(ears: EarsConfig) -> SyncAsr:
-    options = AsrOptions(device=ears.device, compute_type=ears.compute_type)
+    options = asr_options(Config(ears=ears))
     return SyncAsr(resolve_model(ears.model, offline=ears.offline), ears.threads, options=options)
 
 
@@ -36,7 +38,9 @@ def replay_file(config: Config, path: Path, pack_name: str | None = None) -> Ite
     catalogue = load_prompts(config, pack)
     decoder = _decoder(config.ears)
     engine = Engine(pack)
-    yield from Replay(recording, engine, listener_factory(config), decoder, catalogue, call_options(config)).lines()
+    # Nobody watches a replay: words that may still change are not asked for. What counts is the same without them.
+    options = replace(call_options(config), drafts=DraftOptions())
+    yield from Replay(recording, engine, listener_factory(config), decoder, catalogue, options).lines()
 
 
 def replay_text(row: dict[str, Any]) -> str:

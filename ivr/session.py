@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from audio.prompts import Catalogue
-from audio.types import AudioFrame, Segment, Transcript
+from audio.types import AudioFrame, Segment, SegmentKind, Transcript
 from ivr import effects as fx
 from ivr.call import CallCore
 from ivr.clock import monotonic_ms, wall_iso
@@ -23,7 +23,7 @@ from ivr.errors import PbxError
 from ivr.lines.base import Leg, Playback, PlaybackResult
 from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef, PbxControl
-from ivr.types import JournalEvent, JournalRow
+from ivr.types import JournalEvent, JournalRow, LiveRow
 from policies.types import EndKind, Hotkey, Side
 
 log = structlog.get_logger("firmline.call")
@@ -34,8 +34,11 @@ CALL_OVER = "the call is over"
 class Recogniser(Protocol):
     """What a session needs of the speech recogniser."""
 
-    def submit(self, segment: Segment, *, priority: int) -> asyncio.Future[Transcript]:
+    def submit(self, segment: Segment) -> asyncio.Future[Transcript]:
         """Queue a segment; the future never raises."""
+
+    def promote(self, future: asyncio.Future[Transcript]) -> None:
+        """The offer behind ``future`` has become the final."""
 
 
 class Sink(Protocol):
@@ -43,6 +46,9 @@ class Sink(Protocol):
 
     def write(self, row: JournalRow) -> None:
         """Take one row."""
+
+    def live(self, row: LiveRow) -> None:
+        """Take what watchers may see now and nobody keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class CallSession:
         self._sides: dict[Side, str] = {}
         self._playback: Playback | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[int, asyncio.Future[Transcript]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_ms = 0
         self._ending_tasks = 0
@@ -150,13 +157,12 @@ class CallSession:
 
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
-            case fx.Transcribe():
-                self._transcribe(effect)
+            case fx.Transcribe() | fx.Promote() | fx.Forget():
+                self._recognise(effect)
             case fx.Play():
                 self._play(effect)
             case fx.StopPlaying():
-                if self._playback is not None:
-                    self._playback.stop()
+                self._stop_playing()
             case fx.End():
                 self._spawn(self._end(effect))
             case fx.PauseAgent():
@@ -167,6 +173,8 @@ class CallSession:
                     leg.hang_up()
             case fx.Journal():
                 self._journal(effect)
+            case fx.Live():
+                self._world.sink.live(LiveRow(self.id, effect.event, wall_iso(), effect.t_ms, effect.data))
             case fx.Tell():
                 self._log.info("told", audience=effect.audience.value, detail=effect.text, page=effect.page)
                 self._world.metrics.told(effect.audience.value, page=effect.page)
@@ -189,17 +197,36 @@ class CallSession:
             case JournalEvent.UTTERANCE:
                 metrics.utterance(str(data.get("side")), data.get("dropped"))
 
+    def _recognise(self, effect: fx.ForRecogniser) -> None:
+        if isinstance(effect, fx.Transcribe):
+            self._transcribe(effect)
+            return
+        future = self._asked.get(effect.token)
+        if future is None:
+            return
+        if isinstance(effect, fx.Promote):
+            self._world.asr.promote(future)
+        else:
+            future.cancel()
+
     def _transcribe(self, effect: fx.Transcribe) -> None:
-        future = self._world.asr.submit(effect.segment, priority=0)
+        future = self._world.asr.submit(effect.segment)
         asked_ms = monotonic_ms()
+        self._asked[effect.token] = future
 
         def done(result: asyncio.Future[Transcript]) -> None:
+            self._asked.pop(effect.token, None)
             if not result.cancelled():
                 transcript = result.result()
-                self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
+                if effect.segment.kind is not SegmentKind.DRAFT:
+                    self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
                 self._do(self.core.transcribed, effect.token, transcript)
 
         future.add_done_callback(done)
+
+    def _stop_playing(self) -> None:
+        if self._playback is not None:
+            self._playback.stop()
 
     def _play(self, effect: fx.Play) -> None:
         leg = self._legs.get(self._sides.get(Side.CALLER, ""))

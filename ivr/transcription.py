@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from audio.types import Pcm, Segment, Transcript
+from audio.types import Pcm, Segment, SegmentKind, Transcript
 from audio.wavio import frames
 from ivr.asr import SyncAsr
 from ivr.clock import monotonic_ms, wait_until_ms
@@ -55,8 +56,8 @@ def _hear(config: Config, channel: Pcm, rate_hz: int, decoder: SyncAsr, *, realt
 
 def _decode(heard: Sequence[object], decoder: SyncAsr) -> Iterator[Transcript]:
     for item in heard:
-        if isinstance(item, Segment):
-            said = decoder.decode(item)
+        if isinstance(item, Segment) and item.kind is SegmentKind.FINAL:
+            said = decoder.decode(replace(item, word_times=True))
             if said.text and not said.dropped:
                 yield said
 

@@ -34,3 +34,23 @@ class JournalRow:
     """UTC wall time, ISO 8601 with milliseconds."""
     t_ms: int
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LiveEvent(StrEnum):
+    """What watchers are told besides the journal's rows; none of it is kept."""
+
+    PARTIAL = "partial"
+    """Words that may still change, until the ``utterance`` of the same start replaces them."""
+    PARTIAL_SIGNAL = "partial_signal"
+    """What the policy sees in such words; it counts nothing before the final."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRow:
+    """One live event, in the form of a journal row."""
+
+    call_id: str
+    event: LiveEvent
+    at: str
+    t_ms: int
+    data: Mapping[str, Any] = field(default_factory=dict)

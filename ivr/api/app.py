@@ -28,7 +28,9 @@ DESCRIPTION = """Firmline sits beside live calls. This API tells what it sees an
 
 Every error answer is `{"error": "one plain sentence"}`. `WS /api/events` streams one JSON object for each journal row
 (`call_id`, `event`, `at`, `t_ms`, `data`), without anybody's words unless asked with `?words=1`; a client that falls
-behind is closed with code 1013.
+behind is closed with code 1013. Two events are for watchers only and never journalled: `partial` (words that may still
+change, until the `utterance` of the same side replaces them) and `partial_signal` (what the policy sees in them; it
+counts nothing before the utterance).
 """
 TRY_LATER = 1013
 CLOSE_WITHIN_S = 1.0

@@ -1,4 +1,4 @@
-"""Journal rows as they happen, for whoever watches; a watcher who cannot keep up is let go."""
+"""Journal rows and live words as they happen, for whoever watches; a watcher who cannot keep up is let go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ivr.mask import clean
-from ivr.types import JournalRow
+from ivr.types import JournalRow, LiveRow
 
 MAX_WAITING = 256
 """Rows one watcher may be behind: more than ten seconds of the busiest call."""
@@ -53,7 +53,7 @@ class EventFeed:
     def __len__(self) -> int:
         return len(self._watchers)
 
-    def publish(self, row: JournalRow) -> None:
+    def publish(self, row: JournalRow | LiveRow) -> None:
         """Never blocks and never raises: a row that cannot be written out is left out."""
         if not self._watchers:
             return
@@ -81,7 +81,7 @@ class EventFeed:
             self._watchers.discard(watcher)
 
 
-def as_json(row: JournalRow, *, words: bool) -> str:
+def as_json(row: JournalRow | LiveRow, *, words: bool) -> str:
     """A row as one JSON object: ``call_id``, ``event``, ``at``, ``t_ms``, ``data``; numbers masked."""
     data = clean(row.data, store_words=words)
     return json.dumps({"call_id": row.call_id, "event": row.event, "at": row.at, "t_ms": row.t_ms, "data": data})

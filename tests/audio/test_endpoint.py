@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio.endpoint import TABLE, Cue, Endpointer, EndpointOptions, State
-from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind
+from audio.types import AudioFrame, Segment, SegmentKind, SpeechEvent, SpeechKind
 
 OPTIONS = EndpointOptions(
     onset_ms=60, hangover_ms=300, pre_roll_ms=100, min_speech_ms=100, max_utterance_ms=4000, cut_search_ms=1000
@@ -51,12 +52,12 @@ def test_table_every_state_is_reached_and_can_end() -> None:
 def test_table_answers_what_a_frame_or_the_owner_can_cause() -> None:
     """Every state has a cell for every cue that can happen in it."""
     impossible = {(state, Cue.ONSET) for state in State if state is not State.STARTING}
-    impossible |= {(State.QUIET, Cue.FULL), (State.STARTING, Cue.FULL)}
+    impossible |= {(state, cue) for state in (State.QUIET, State.STARTING) for cue in (Cue.FULL, Cue.HUSH)}
     assert set(TABLE) == set(itertools.product(State, Cue)) - impossible
 
 
 def test_speech_then_pause_gives_onset_segment_offset_with_exact_times() -> None:
-    """Speech bounds exclude pre-roll and hangover; the audio includes both."""
+    """Speech bounds exclude pre-roll and pause; the audio includes both, of the pause only the tail."""
     found = run(Endpointer(OPTIONS), "." * 10 + "v" * 20 + "." * 15)
     assert kinds(found) == ["onset", "segment", "offset"]
     onset, segment, offset = found
@@ -64,7 +65,7 @@ def test_speech_then_pause_gives_onset_segment_offset_with_exact_times() -> None
     assert offset == SpeechEvent(SpeechKind.OFFSET, 600)
     assert isinstance(segment, Segment)
     assert (segment.start_ms, segment.end_ms, segment.audio_start_ms) == (200, 600, 100)
-    assert len(segment.samples) == (100 + 400 + 300) * 8
+    assert len(segment.samples) == (100 + 400 + 160) * 8
     assert not segment.cut
 
 
@@ -94,7 +95,7 @@ def test_missing_frames_count_as_silence() -> None:
     ended = run(Endpointer(OPTIONS), "v" * 20 + "x" * 20 + "v" * 20 + "." * 15)
     assert kinds(ended) == ["onset", "segment", "offset", "onset", "segment", "offset"]
     bridged = segments(run(Endpointer(OPTIONS), "v" * 20 + "x" * 5 + "v" * 20 + "." * 15))
-    assert [len(each.samples) for each in bridged] == [(45 + 15) * 160]
+    assert [len(each.samples) for each in bridged] == [(45 + 8) * 160]
 
 
 def test_huge_jump_of_the_timeline_costs_no_memory_and_ends_speech() -> None:
@@ -103,7 +104,7 @@ def test_huge_jump_of_the_timeline_costs_no_memory_and_ends_speech() -> None:
     run(endpointer, "v" * 20)
     found = endpointer.hear(frame(10_000_000_000), False)
     assert kinds(found) == ["segment", "offset"]
-    assert len(segments(found)[0].samples) == (20 + 15) * 160
+    assert len(segments(found)[0].samples) == (20 + 8) * 160
 
 
 def test_old_frames_are_ignored() -> None:
@@ -138,7 +139,7 @@ def test_long_speech_is_cut_at_the_quietest_recent_frame() -> None:
     assert first.cut and not second.cut
     assert 180 * 20 <= first.end_ms <= 184 * 20
     assert second.start_ms == first.end_ms
-    assert len(first.samples) + len(second.samples) == (300 + 15) * 160
+    assert len(first.samples) + len(second.samples) == (300 + 8) * 160
 
 
 def test_split_while_speaking_cuts_and_goes_on_without_second_onset() -> None:
@@ -181,6 +182,7 @@ def test_finish_emits_what_was_being_said() -> None:
     "wrong",
     [
         {"hangover_ms": 10},
+        {"tail_ms": 0},
         {"onset_ms": 0},
         {"pre_roll_ms": -1},
         {"min_speech_ms": -20},
@@ -193,6 +195,53 @@ def test_options_out_of_range_are_refused_by_name(wrong: dict[str, int]) -> None
     """The message names the option."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EndpointOptions(**wrong)
+
+
+OFFERING = replace(OPTIONS, offers=True)
+
+
+def test_offer_comes_as_soon_as_the_tail_is_there_and_is_the_final_to_the_sample() -> None:
+    """What is decoded during the pause is exactly what would be decoded after it."""
+    endpointer = Endpointer(OFFERING)
+    early = run(endpointer, "." * 10 + "v" * 20 + "." * 8)
+    late = run(endpointer, "." * 7, start_ms=760)
+    assert kinds(early) == ["onset", "segment"] and kinds(late) == ["segment", "offset"]
+    (offer,), (final,) = segments(early), segments(late)
+    assert (offer.kind, final.kind) == (SegmentKind.OFFER, SegmentKind.FINAL)
+    assert (offer.samples == final.samples).all()
+    assert replace(offer, samples=final.samples, kind=SegmentKind.FINAL) == final
+
+
+def test_offer_is_made_again_for_each_pause_and_never_without_speech_enough() -> None:
+    """Speech that goes on takes the offer back; a click has none."""
+    found = segments(run(Endpointer(OFFERING), "v" * 10 + "." * 10 + "v" * 10 + "." * 15))
+    assert [each.kind.value for each in found] == ["offer", "offer", "final"]
+    assert found[0].end_ms == 200 and found[1].end_ms == found[2].end_ms == 600
+    assert segments(run(Endpointer(OFFERING), "vvv" + "." * 20)) == []
+
+
+def test_complete_sentence_ends_the_pause_at_once_unless_something_was_said_since() -> None:
+    """The owner's answer may come late: then it is about other words."""
+    endpointer = Endpointer(OFFERING)
+    run(endpointer, "v" * 10 + "." * 9)
+    assert kinds(endpointer.complete(180)) == []
+    assert kinds(endpointer.complete(200)) == ["segment", "offset"]
+    assert endpointer.complete(200) == []
+    run(endpointer, "v" * 20, start_ms=400)
+    assert endpointer.complete(800) == []
+
+
+def test_draft_is_the_running_speech_from_a_given_time_and_disturbs_nothing() -> None:
+    """A look has no effect on what the final will be."""
+    endpointer = Endpointer(OPTIONS)
+    assert endpointer.draft(0) is None
+    run(endpointer, "v" * 50)
+    whole, rest = endpointer.draft(0), endpointer.draft(610)
+    assert whole is not None and rest is not None
+    assert (whole.kind, len(whole.samples)) == (SegmentKind.DRAFT, 50 * 160)
+    assert (rest.audio_start_ms, rest.end_ms, len(rest.samples)) == (600, 1000, 20 * 160)
+    assert endpointer.draft(960) is None
+    assert len(segments(run(endpointer, "." * 15, start_ms=1000))[0].samples) == 58 * 160
 
 
 @settings(max_examples=60, deadline=None)

@@ -38,6 +38,7 @@ def test_believable_result_passes_every_guard() -> None:
         ("low_logprob", replace(GOOD, avg_logprob=-1.3)),
         ("invention", replace(GOOD, text="Thanks for watching!", no_speech_prob=0.45)),
         ("invention", replace(GOOD, text="You", avg_logprob=-1.0)),
+        ("unfinished", replace(GOOD, capped=True)),
     ],
 )
 def test_each_guard_drops_what_it_is_for(name: str, heard: Decoded) -> None:
@@ -47,7 +48,7 @@ def test_each_guard_drops_what_it_is_for(name: str, heard: Decoded) -> None:
 
 def test_every_guard_is_shown_by_a_case_above() -> None:
     """A guard without a case would be a guess."""
-    shown = {mark.args[1][at][0] for mark in test_each_guard_drops_what_it_is_for.pytestmark for at in range(8)}
+    shown = {mark.args[1][at][0] for mark in test_each_guard_drops_what_it_is_for.pytestmark for at in range(9)}
     assert shown == {guard.name for guard in GUARDS}
 
 
@@ -92,7 +93,7 @@ def test_transcriber_keeps_order_and_call_clock() -> None:
 
     class Echo:
         def decode(self, batch: object) -> list[Decoded]:
-            return [replace(GOOD, text=f"number {len(audio)}") for audio in batch]  # type: ignore[attr-defined]
+            return [replace(GOOD, text=f"number {len(task.audio)}") for task in batch]  # type: ignore[attr-defined]
 
     found = Transcriber(Echo()).transcribe([segment(np.zeros(800, np.int16)), segment(np.zeros(1600, np.int16))])
     assert [(each.text, each.start_ms, each.end_ms) for each in found] == [

@@ -9,7 +9,17 @@ import pytest
 
 from audio.transcribe import prepare
 from audio.types import Pcm, Segment
-from audio.whisper import FULL_WINDOW, RATE_HZ, RECIPES, Recipe, ShortContextWhisper, compression_ratio, split_long
+from audio.whisper import (
+    FULL_WINDOW,
+    RATE_HZ,
+    RECIPES,
+    Recipe,
+    ShortContextWhisper,
+    Task,
+    choose_compute,
+    compression_ratio,
+    split_long,
+)
 from ivr.models import ResolvedModel
 
 Speak = Callable[..., np.ndarray]
@@ -51,7 +61,7 @@ def test_tiny_en_is_recognised_and_passes_its_self_test(whisper: ShortContextWhi
 @pytest.mark.model
 def test_short_context_says_what_was_said(whisper: ShortContextWhisper, spoken: Speak) -> None:
     """Without the full window, without a loop."""
-    found = whisper.decode([spoken(TEXTS[0])])[0]
+    found = whisper.decode([Task(spoken(TEXTS[0]))])[0]
     assert words([found.text]) == ["you people are completely useless"]
     assert not found.full_window and not found.capped
 
@@ -59,8 +69,8 @@ def test_short_context_says_what_was_said(whisper: ShortContextWhisper, spoken: 
 @pytest.mark.model
 def test_batch_equals_one_by_one(whisper: ShortContextWhisper, spoken: Speak) -> None:
     """Order is kept, and company changes no words."""
-    batch = [spoken(text) for text in TEXTS]
-    together = whisper.decode([np.zeros(0, np.float32), *batch])
+    batch = [Task(spoken(text)) for text in TEXTS]
+    together = whisper.decode([Task(np.zeros(0, np.float32)), *batch])
     assert together[0].text == ""
     assert words(each.text for each in together[1:]) == words(whisper.decode([each])[0].text for each in batch)
 
@@ -70,7 +80,7 @@ def test_empty_and_too_short_input_gives_empty_text(whisper: ShortContextWhisper
     """Nothing, one sample, 99 ms; and no batch at all."""
     assert whisper.decode([]) == []
     for count in (0, 1, RATE_HZ * 99 // 1000):
-        assert whisper.decode([np.zeros(count, np.float32)])[0].text == ""
+        assert whisper.decode([Task(np.zeros(count, np.float32))])[0].text == ""
 
 
 @pytest.mark.model
@@ -78,7 +88,7 @@ def test_words_cut_in_the_middle_never_loop(whisper: ShortContextWhisper, spoken
     """Wherever the audio ends, the answer stays as short as the speech."""
     audio = spoken(TEXTS[1])
     cuts = [audio[: len(audio) * tenth // 10] for tenth in range(2, 10)]
-    for cut, found in zip(cuts, whisper.decode(cuts), strict=True):
+    for cut, found in zip(cuts, whisper.decode([Task(cut) for cut in cuts]), strict=True):
         assert found.tokens <= whisper.recipe.cap_tokens(len(cut) / RATE_HZ) + 1
         assert found.compression_ratio < 2.4
 
@@ -91,7 +101,7 @@ def test_minute_of_talk_is_split_and_all_of_it_heard(whisper: ShortContextWhispe
     parts = [part for number in numbers for part in (spoken(f"This is the sentence with number {number}."), pause)]
     audio = np.concatenate([*parts, *parts])
     assert len(audio) > 35 * RATE_HZ
-    text = whisper.decode([audio])[0].text.lower()
+    text = whisper.decode([Task(audio)])[0].text.lower()
     digits = [str(at + 1) for at in range(8)]
     heard = [word for word in text.replace(".", " ").replace(",", " ").split() if word in (*numbers, *digits)]
     positions = [(numbers.index(each) if each in numbers else digits.index(each)) for each in heard]
@@ -115,7 +125,7 @@ def test_recipe_that_does_not_fit_is_found_by_the_self_test_and_replaced(
     """The loader falls back to the full window by itself and says why; speech is still heard."""
     whisper = ShortContextWhisper(speech_model.path, recipe=wrong, probe=spoken(" ".join(TEXTS)))
     assert whisper.fallback is not None and "full window" in whisper.fallback
-    found = whisper.decode([spoken(TEXTS[0])])[0]
+    found = whisper.decode([Task(spoken(TEXTS[0]))])[0]
     assert found.full_window
     assert words([found.text]) == ["you people are completely useless"]
 
@@ -126,9 +136,49 @@ def test_initial_prompt_of_sentences_is_accepted_and_invents_nothing(
 ) -> None:
     """It sets the scene; it is not repeated."""
     whisper = ShortContextWhisper(speech_model.path, initial_prompt="The caller was angry. You are an idiot, he said.")
-    speech, silence = whisper.decode([spoken(TEXTS[3]), np.zeros(RATE_HZ, np.float32)])
+    speech, silence = whisper.decode([Task(spoken(TEXTS[3])), Task(np.zeros(RATE_HZ, np.float32))])
     assert "idiot" not in speech.text and "order" in speech.text.lower()
     assert silence.no_speech_prob > silence.no_speech_above
+
+
+@pytest.mark.parametrize(
+    ("gpus", "able", "asked", "chosen"),
+    [
+        (0, {"int8", "float32"}, ("auto", "auto"), ("cpu", "int8")),
+        (0, {"float32"}, ("cpu", "auto"), ("cpu", "float32")),
+        (1, {"int8_float16", "float16", "float32"}, ("auto", "auto"), ("cuda", "int8_float16")),
+        (1, {"float16", "float32"}, ("cuda", "auto"), ("cuda", "float16")),
+        (1, {"int8", "float32"}, ("cpu", "float32"), ("cpu", "float32")),
+        (2, {"float32"}, ("cuda", "default"), ("cuda", "default")),
+    ],
+)
+def test_device_and_arithmetic_are_chosen_by_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, able: set[str], asked: tuple[str, str], chosen: tuple[str, str]
+) -> None:
+    """The machine's answers are made up here; the choice is not."""
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: gpus)
+    monkeypatch.setattr("ctranslate2.get_supported_compute_types", lambda device: able)
+    assert choose_compute(*asked) == chosen
+
+
+def test_gpu_that_is_not_there_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is arithmetic that the device lacks."""
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 0)
+    with pytest.raises(ValueError, match="no CUDA device is usable here"):
+        choose_compute("cuda", "auto")
+    monkeypatch.setattr("ctranslate2.get_supported_compute_types", lambda device: {"float32"})
+    with pytest.raises(ValueError, match="float16 is not possible on cpu; it has float32"):
+        choose_compute("cpu", "float16")
+
+
+@pytest.mark.model
+def test_long_initial_prompt_leaves_room_for_the_shortest_answer(speech_model: ResolvedModel, spoken: Speak) -> None:
+    """The prompt may be many times longer than what is said."""
+    scene = "I have been waiting for an hour and I am very angry. Nobody has called me back, and I want a manager. " * 2
+    whisper = ShortContextWhisper(speech_model.path, initial_prompt=scene)
+    found = whisper.decode([Task(spoken("Stop it now.")), Task(spoken(TEXTS[0]))])
+    assert words([found[1].text]) == ["you people are completely useless"]
+    assert "stop" in found[0].text.lower() and not found[0].capped
 
 
 def test_folder_without_a_model_raises_the_loaders_words(tmp_path: object) -> None:

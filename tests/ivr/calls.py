@@ -13,7 +13,7 @@ from audio.wavio import frames, read_wav
 from ivr import effects as fx
 from ivr.call import CallCore, CallOptions
 from ivr.judge import load_pack
-from ivr.listener import Listener
+from ivr.listener import Listener, ListenerOptions
 from ivr.types import JournalEvent
 from policies.engine import Engine
 from policies.types import Side
@@ -35,7 +35,15 @@ def silence(ms: int) -> Pcm:
 class Bench:
     """A call on a hand-driven clock: ``hear`` feeds audio, ``say`` feeds a transcript for the oldest open segment."""
 
-    def __init__(self, *, pack: str = "standard", both: bool = True, options: CallOptions | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        pack: str = "standard",
+        both: bool = True,
+        options: CallOptions | None = None,
+        listener: ListenerOptions | None = None,
+    ) -> None:
+        self.listener = listener
         self.now_ms = 1_000
         self.seen: list[fx.Effect] = []
         self.core = CallCore("ref", "201", Engine(load_pack(pack)), self._listener, options or CallOptions(), 1_000)
@@ -43,9 +51,8 @@ class Bench:
         if both:
             self.take(self.core.leg_up("a", Side.AGENT, self.now_ms))
 
-    @staticmethod
-    def _listener(side: Side) -> Listener:
-        return Listener(side=side)
+    def _listener(self, side: Side) -> Listener:
+        return Listener(self.listener, side)
 
     def take(self, effects: Sequence[fx.Effect]) -> list[fx.Effect]:
         """Keep what the core asked for."""

@@ -23,7 +23,7 @@ from ivr.api.guard import is_loopback_host
 from ivr.api.server import ApiServer
 from ivr.errors import FirmlineError
 from ivr.metrics import Metrics
-from ivr.types import JournalEvent, JournalRow
+from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
 from policies.types import Hotkey, Key
 
 SUMMARY = CallSummary(
@@ -237,6 +237,19 @@ async def test_events_stream_without_words_unless_asked(service: Service) -> Non
     assert with_words["data"] == {"text": "you walnut", "side": "caller"}
     assert without["data"] == {"side": "caller"}
     assert (without["call_id"], without["event"], without["t_ms"]) == ("c1", "utterance", 5)
+    await service.watched_by(0)
+
+
+async def test_live_words_come_in_the_same_form_masked_and_only_to_those_who_ask(service: Service) -> None:
+    """What may still change is treated with the same care as what is kept."""
+    data = {"side": "caller", "words": "my card is 4111 1111 1111 1111", "start_ms": 0, "end_ms": 900}
+    async with service.watch() as quiet, service.watch("?words=1") as full:
+        await service.watched_by(2)
+        service.feed.publish(LiveRow("c1", LiveEvent.PARTIAL, ROW.at, 1_000, data))
+        without, with_words = json.loads(await quiet.recv()), json.loads(await full.recv())
+    assert (with_words["event"], with_words["call_id"], with_words["t_ms"]) == ("partial", "c1", 1_000)
+    assert with_words["data"]["words"].startswith("my card is") and "4111" not in with_words["data"]["words"]
+    assert "words" not in without["data"]
     await service.watched_by(0)
 
 

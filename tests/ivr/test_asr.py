@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from audio.types import Pcm, Segment
+from audio.types import Pcm, Segment, SegmentKind
 from ivr import clock
-from ivr.asr import AsrOptions, AsrPool, Priority, SyncAsr
+from ivr.asr import AsrOptions, AsrPool, SyncAsr
+from ivr.asr_queue import QueueOptions
 from ivr.errors import ModelError
 from ivr.models import ResolvedModel
 
@@ -89,7 +91,13 @@ def alive(pid: int) -> bool:
 
 async def test_pool_hears_words_keeps_times_and_counts(pool: AsrPool, useless: Segment) -> None:
     """One segment through a real worker process."""
-    assert pool.about == {"kind": "tiny.en", "recipe": "short_context", "fallback": None}
+    assert pool.about == {
+        "kind": "tiny.en",
+        "recipe": "short_context",
+        "fallback": None,
+        "device": "cpu",
+        "compute_type": pool.about["compute_type"],
+    }
     found = await pool.submit(useless)
     assert found.text.lower().strip(".") == "you people are completely useless"
     assert (found.start_ms, found.end_ms, found.dropped) == (5_000, useless.end_ms, None)
@@ -106,27 +114,42 @@ async def test_pool_and_in_process_recogniser_agree(pool: AsrPool, ears: SyncAsr
     assert (found.text, found.start_ms, found.end_ms) == (alone.text, alone.start_ms, alone.end_ms)
 
 
-async def test_finals_go_before_partials_and_oldest_first(pool: AsrPool, useless: Segment, long_talk: Segment) -> None:
-    """While the worker is busy, the queue orders itself."""
-    order: list[str] = []
-    busy = pool.submit(long_talk)
-    await until(lambda: pool.stats().queued == 0)
-    submitted = [("partial", Priority.PARTIAL), ("first", Priority.FINAL), ("second", Priority.FINAL)]
-    futures = [pool.submit(useless, priority=priority) for _, priority in submitted]
-    for (name, _), future in zip(submitted, futures, strict=True):
-        future.add_done_callback(lambda _, name=name: order.append(name))
-    assert pool.stats().queued == 3
-    await asyncio.gather(busy, *futures)
-    assert order == ["first", "second", "partial"]
+async def test_finals_go_before_offers_and_offers_before_drafts(
+    speech_model: ResolvedModel, useless: Segment, long_talk: Segment
+) -> None:
+    """While the worker is busy, the queue orders itself; an offer that became the final counts as one."""
+    async with running(speech_model, options=AsrOptions(queue=QueueOptions(batch=1, stale_ms=60_000))) as pool:
+        order: list[str] = []
+        busy = pool.submit(long_talk)
+        await until(lambda: pool.stats().queued == 0)
+        kinds = [SegmentKind.DRAFT, SegmentKind.OFFER, SegmentKind.FINAL, SegmentKind.OFFER]
+        futures = [pool.submit(replace(useless, kind=kind)) for kind in kinds]
+        for name, future in zip(("draft", "offer", "final", "promoted"), futures, strict=True):
+            future.add_done_callback(lambda _, name=name: order.append(name))
+        pool.promote(futures[3])
+        assert pool.stats().queued == 4
+        found = await asyncio.gather(busy, *futures)
+        assert order == ["final", "promoted", "offer", "draft"]
+        assert [each.final for each in found] == [True, False, True, True, True]
+
+
+async def test_words_have_times_when_they_are_asked_for(pool: AsrPool, useless: Segment) -> None:
+    """On the call's clock, in order, within the speech; and none where nobody asked."""
+    found = await pool.submit(replace(useless, word_times=True))
+    assert [word.text.lower().strip(".") for word in found.words] == ["you", "people", "are", "completely", "useless"]
+    assert all(before.end_ms <= after.start_ms for before, after in itertools.pairwise(found.words))
+    assert useless.start_ms <= found.words[0].start_ms and found.words[-1].end_ms <= useless.end_ms + 200
+    assert (await pool.submit(useless)).words == ()
 
 
 async def test_batch_of_waiting_segments_is_decoded_in_one_pass(speech_model: ResolvedModel, useless: Segment) -> None:
     """Each still gets its own words and times."""
-    async with running(speech_model, options=AsrOptions(batch=4)) as pool:
+    async with running(speech_model, options=AsrOptions(queue=QueueOptions(batch=4))) as pool:
         moved = [replace(useless, start_ms=at, end_ms=at + 1) for at in range(4)]
         found = await asyncio.gather(*(pool.submit(each) for each in moved))
         assert [each.start_ms for each in found] == [0, 1, 2, 3]
         assert {each.text.lower().strip(".") for each in found} == {"you people are completely useless"}
+        assert pool.stats().passes < pool.stats().decoded == 4
 
 
 async def test_killed_worker_is_replaced_and_its_segment_tried_again(pool: AsrPool, long_talk: Segment) -> None:
@@ -171,10 +194,10 @@ async def test_overload_keeps_the_oldest_finals(
     speech_model: ResolvedModel, useless: Segment, long_talk: Segment
 ) -> None:
     """Beyond the bound partials go first, then the newest."""
-    async with running(speech_model, options=AsrOptions(max_queue=2)) as pool:
+    async with running(speech_model, options=AsrOptions(queue=QueueOptions(max_waiting=2))) as pool:
         busy = pool.submit(long_talk)
         await until(lambda: pool.stats().queued == 0)
-        partial = pool.submit(useless, priority=Priority.PARTIAL)
+        partial = pool.submit(replace(useless, kind=SegmentKind.DRAFT))
         finals = [pool.submit(useless) for _ in range(3)]
         assert partial.result().dropped == "overload"
         assert finals[2].result().dropped == "overload"

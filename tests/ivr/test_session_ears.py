@@ -1,0 +1,141 @@
+"""A live session and the real recogniser: offers are promoted, live words go to watchers only, drafts are forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from audio.endpoint import EndpointOptions
+from audio.types import Pcm
+from audio.wavio import frames
+from ivr.asr import AsrPool
+from ivr.call import CallCore, CallOptions
+from ivr.clock import monotonic_ms
+from ivr.drafts import DraftOptions
+from ivr.judge import load_pack
+from ivr.listener import Listener, ListenerOptions
+from ivr.metrics import Metrics
+from ivr.models import ResolvedModel
+from ivr.pbx.direct import DirectControl
+from ivr.prompts import load_catalogue
+from ivr.session import CallSession, World
+from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
+from policies.engine import Engine
+from policies.types import Side
+from tests.ivr.calls import silence, speech
+
+pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
+LISTENER = ListenerOptions(endpoint=EndpointOptions(offers=True))
+
+
+@dataclass
+class Watch:
+    """Keeps rows and lets a test wait for one; ``rows`` is what a journal gets, ``lives`` what it does not."""
+
+    rows: list[JournalRow] = field(default_factory=list)
+    lives: list[LiveRow] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def write(self, row: JournalRow) -> None:
+        self.rows.append(row)
+        self.changed.set()
+
+    def live(self, row: LiveRow) -> None:
+        self.lives.append(row)
+        self.changed.set()
+
+    async def until(self, enough: Any) -> None:
+        """Wait for rows, not for time."""
+        async with asyncio.timeout(20):
+            while not enough():
+                self.changed.clear()
+                await self.changed.wait()
+
+    def words(self) -> list[str]:
+        return [row.data["words"] for row in self.rows if row.event is JournalEvent.UTTERANCE]
+
+
+@dataclass
+class TapLeg:
+    """A leg that only has a name: nothing is played on it here."""
+
+    id: str = "caller-leg"
+    rate_hz: int = 8_000
+
+    def hang_up(self) -> None: ...
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(speech_model: ResolvedModel) -> AsyncIterator[AsrPool]:
+    pool = AsrPool(speech_model)
+    await pool.start()
+    yield pool
+    await pool.stop()
+
+
+async def live_call(pool: AsrPool, watch: Watch, options: CallOptions) -> tuple[CallSession, TapLeg]:
+    control = DirectControl(None, None, 1_000)
+    world = World(
+        asyncio.get_running_loop(), pool, load_catalogue(None), control, watch, Metrics("1"), transfer_to="299"
+    )
+    engine = Engine(load_pack("shadow"))
+    core = CallCore("ref", "201", engine, lambda side: Listener(LISTENER, side), options, monotonic_ms())
+    session, leg = CallSession("call", core, world, lambda _: None), TapLeg()
+    session.leg_up(leg, Side.CALLER)  # type: ignore[arg-type]
+    return session, leg
+
+
+def say(session: CallSession, leg: TapLeg, samples: Pcm, from_ms: int) -> int:
+    """All at once, as frames that follow each other; returns where they end."""
+    made = list(frames(samples, 8_000, start_ms=from_ms))
+    for each in made:
+        session.frames(leg, [each])  # type: ignore[arg-type]
+    return made[-1].end_ms
+
+
+async def test_session_shows_an_offers_words_and_counts_them_when_the_pause_is_over(pool: AsrPool) -> None:
+    """One decoding for both; the journal holds the words once, and never what was only shown."""
+    watch = Watch()
+    session, leg = await live_call(pool, watch, CallOptions())
+    decoded = pool.stats().decoded
+    whole = speech("pat_billing")
+    spoken = whole[: np.flatnonzero(np.abs(whole) > 300)[-1]]
+    end_ms = say(session, leg, np.concatenate([spoken, silence(240)]), monotonic_ms())
+    await watch.until(lambda: watch.lives)
+    assert watch.words() == []
+    shown = watch.lives[-1]
+    assert (shown.event, shown.call_id, shown.data["side"]) == (LiveEvent.PARTIAL, "call", "caller")
+    say(session, leg, silence(600), end_ms)
+    await watch.until(watch.words)
+    assert watch.words() == [shown.data["words"]] and "twice" in str(shown.data["words"])
+    assert pool.stats().decoded == decoded + 1
+    assert not [row for row in watch.rows if row.event not in set(JournalEvent)]
+
+
+async def test_session_promotes_an_offer_that_is_still_being_decoded(pool: AsrPool) -> None:
+    """Everything at once: the pause is over before the recogniser is."""
+    watch = Watch()
+    session, leg = await live_call(pool, watch, CallOptions())
+    decoded = pool.stats().decoded
+    say(session, leg, np.concatenate([speech("pat_insult"), silence(800)]), monotonic_ms())
+    await watch.until(watch.words)
+    assert "idiot" in " ".join(watch.words())
+    assert watch.lives == [] and pool.stats().decoded == decoded + 1
+
+
+async def test_session_forgets_the_draft_when_the_final_is_asked(pool: AsrPool) -> None:
+    """The recogniser is not asked for what nobody will look at, and the words come once."""
+    watch = Watch()
+    options = CallOptions(drafts=DraftOptions(every_ms=1, tense_every_ms=1))
+    session, leg = await live_call(pool, watch, options)
+    end_ms = say(session, leg, speech("pat_billing"), monotonic_ms())
+    assert len(session._asked) == 1
+    say(session, leg, silence(900), end_ms)
+    await watch.until(watch.words)
+    assert session._asked == {} and len(watch.words()) == 1
