@@ -25,9 +25,10 @@ from typing import Any
 
 from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind, Transcript
 from ivr import effects as fx
-from ivr.listener import Listener
+from ivr.listener import LevelSample, Listener
 from ivr.types import JournalEvent
 from policies import types as pol
+from policies.conduct import ConductWatch, LevelHeard, Measured, TurnHeard, WordsHeard
 from policies.engine import Engine
 from policies.types import Audience, EndKind, Side
 
@@ -127,6 +128,7 @@ class CallCore:
         self.phase = Phase.WAITING
         self.playing: str | None = None
         self._make_listener = make_listener
+        self._conduct = ConductWatch(engine.pack.spec.conduct)
         self._legs: dict[Side, _Leg] = {}
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
         self._last_token = 0
@@ -212,10 +214,20 @@ class CallCore:
     def _heard(self, leg: _Leg, heard: object, now_ms: int) -> None:
         if isinstance(heard, SpeechEvent):
             leg.talking = heard.kind is SpeechKind.ONSET
+            self._measured(TurnHeard(leg.side, leg.talking, heard.t_ms), now_ms)
+        elif isinstance(heard, LevelSample):
+            if leg.side is Side.CALLER:
+                self._measured(LevelHeard(heard.t_ms, heard.dbov, heard.over_baseline_db), now_ms)
         elif isinstance(heard, Segment) and (leg.side is Side.CALLER or self.options.transcribe_agent):
             token = self._token()
             self._pending[token] = _Pending(leg.side, heard, now_ms)
             self._out.append(fx.Transcribe(token, leg.side, heard))
+
+    def _measured(self, event: Measured, now_ms: int) -> None:
+        """Levels, turns and words as conduct; over our own prompt nobody talks over anybody."""
+        for episode in self._conduct.hear(event, now_ms):
+            if self.playing is None:
+                self._act(self.engine.hear(episode, now_ms), now_ms)
 
     def _words(self, item: _Pending, transcript: Transcript, now_ms: int) -> None:
         if self.phase is Phase.ENDED:
@@ -249,6 +261,9 @@ class CallCore:
                 avg_logprob=transcript.avg_logprob,
             )
             self._act(self.engine.hear(utterance, now_ms), now_ms)
+            if item.side is Side.CALLER and not segment.over_prompt:
+                words = WordsHeard(segment.start_ms, segment.end_ms, len(transcript.text.split()))
+                self._measured(words, now_ms)
 
     # --- people, prompts, PBX -----------------------------------------------------------------------------------------
 

@@ -6,11 +6,13 @@ that says it, then among the shipped packs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ivr.errors import ConfigError
+from ivr.meaning import meaning_for
 from policies.pack import Pack, load
 from policies.verdict import judge
 from policies.yamltext import MAX_CHARS, YamlError
@@ -22,19 +24,24 @@ def shipped_packs() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_pack(name_or_path: str | Path) -> Pack:
-    """The pack called so, or in that file, with everything that it extends.
+def load_pack(name_or_path: str | Path, *, meaning: bool = True) -> Pack:
+    """The pack called so, or in that file, with everything that it extends, and its reader of meaning.
+
+    ``meaning=False`` leaves words and rules alone, as does a pack that says so, or a machine without the model.
 
     Raises:
         ConfigError: no such pack or file, unreadable, or not valid; one ``file:line: key: ...`` a problem.
     """
     try:
         source, text = _find(str(name_or_path))
-        return load(text, source, _read)
+        pack = load(text, source, _read)
     except LookupError as exc:
         raise ConfigError(str(exc.args[0])) from exc
     except YamlError as exc:
         raise ConfigError(str(exc)) from exc
+    if not meaning or not pack.spec.meaning.enabled:
+        return pack
+    return replace(pack, meaning=meaning_for(pack.taught()))
 
 
 def judge_line(text: str, pack: Pack) -> dict[str, Any]:
