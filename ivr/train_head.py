@@ -52,7 +52,7 @@ class Line:
 
 def lines_of(data: Path, pack: Pack) -> list[Line]:
     """Everything there is to learn from."""
-    lines = [Line(text, kind, 2.0, own=True) for text, kind in pack.taught()]
+    lines = [Line(text, kind, 4.0, own=True) for text, kind in pack.taught()]
     lines += [Line(text, kind, 0.5, own=True) for text, kind in pattern_lines()]
     with (data / "convabuse_train.csv").open(encoding="utf-8") as file:
         lines += [_convabuse(row) for row in csv.DictReader(file)]

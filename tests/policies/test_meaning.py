@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+import ivr.judge
 from ivr import meaning as shipped
 from ivr.embedding import sentence_model
 from ivr.errors import ModelError
@@ -54,9 +55,11 @@ def test_meaning_without_a_model_words_and_rules_judge(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(shipped, "sentence_model", none)
     shipped._notice.cache_clear()
+    ivr.judge._taught.cache_clear()
     with capture_logs() as logs:
         pack = load_pack("standard")
         load_pack("strict")
+    ivr.judge._taught.cache_clear()
     assert pack.meaning is None
     assert judge("you useless idiot", pack).strike
     assert [each["event"] for each in logs] == ["meaning is not read: judging by words and rules alone"]
