@@ -26,9 +26,10 @@ from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind, Transcript
 from ivr import effects as fx
 from ivr.drafts import DraftOptions
 from ivr.hearing import Final, Hearing, Shown
-from ivr.listener import Listener
+from ivr.listener import LevelSample, Listener
 from ivr.types import JournalEvent, LiveEvent
 from policies import types as pol
+from policies.conduct import ConductWatch, LevelHeard, Measured, TurnHeard, WordsHeard
 from policies.engine import Engine
 from policies.ladder import Rung
 from policies.types import Audience, EndKind, Side
@@ -125,6 +126,7 @@ class CallCore:
         self.phase = Phase.WAITING
         self.playing: str | None = None
         self._make_listener = make_listener
+        self._conduct = ConductWatch(engine.pack.spec.conduct)
         self._legs: dict[Side, _Leg] = {}
         self._hearing = Hearing(options.drafts, self._token, lambda effect: self._out.append(effect))
         self._last_token = 0
@@ -214,9 +216,19 @@ class CallCore:
             leg.talking = heard.kind is SpeechKind.ONSET
             if leg.talking:
                 self._hearing.speech_began(leg.side, now_ms)
+            self._measured(TurnHeard(leg.side, leg.talking, heard.t_ms), now_ms)
+        elif isinstance(heard, LevelSample):
+            if leg.side is Side.CALLER:
+                self._measured(LevelHeard(heard.t_ms, heard.dbov, heard.over_baseline_db), now_ms)
         elif isinstance(heard, Segment) and self._transcribes(leg.side):
             for said in self._hearing.segment(leg.side, heard):
                 self._words(said, now_ms)
+
+    def _measured(self, event: Measured, now_ms: int) -> None:
+        """Levels, turns and words as conduct; over our own prompt nobody talks over anybody."""
+        for episode in self._conduct.hear(event, now_ms):
+            if self.playing is None:
+                self._act(self.engine.hear(episode, now_ms), now_ms)
 
     def _show(self, said: Shown, now_ms: int) -> None:
         """Words that may still change: shown, and judged as such; nothing of it is journalled, nothing counts."""
@@ -278,6 +290,9 @@ class CallCore:
                 avg_logprob=transcript.avg_logprob,
             )
             self._act(self.engine.hear(utterance, now_ms), now_ms)
+            if item.side is Side.CALLER and not segment.over_prompt:
+                words = WordsHeard(segment.start_ms, segment.end_ms, len(transcript.text.split()))
+                self._measured(words, now_ms)
 
     # --- people, prompts, PBX -----------------------------------------------------------------------------------------
 

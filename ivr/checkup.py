@@ -39,7 +39,10 @@ def _pack_and_prompts(config: Config) -> Check:
     except FirmlineError as exc:
         return Check("policy", False, str(exc))
     where = config.prompts.directory or "shipped"
-    return Check("policy", True, f"pack {pack.version}, mode {pack.spec.mode}, {len(catalogue)} prompts ({where})")
+    reads = "meaning read" if pack.meaning else "words and rules alone: the sentence model is off or not installed"
+    return Check(
+        "policy", True, f"pack {pack.version}, mode {pack.spec.mode}, {reads}, {len(catalogue)} prompts ({where})"
+    )
 
 
 async def _model(config: Config) -> Check:

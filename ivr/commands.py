@@ -241,6 +241,52 @@ def replay(context: Context, wavs: tuple[Path, ...], pack_name: str | None, as_j
         raise SystemExit(1)
 
 
+@cli.command()
+@click.option(
+    "--labels", required=True, type=click.Path(path_type=Path), metavar="CSV", help="text,label or file,label."
+)
+@click.option("--packs", "first", required=True, metavar="NAME|FILE", help="The first pack; the others follow it.")
+@click.argument("others", nargs=-1, metavar="[NAME|FILE]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+@click.option("--plot", metavar="OUT", type=click.Path(path_type=Path), help="Trade-off curve as .png or .html.")
+@shared_options
+@click.pass_obj
+def tune(context: Context, labels: Path, first: str, others: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
+    """What packs would have done on labelled words or recordings: precision, recall, false warnings and endings.
+
+    The CSV has the columns text,label (or file,label for WAVs beside it), and `call` where lines belong to one call.
+    label: 1 = an attack on the listener, 0 = none. Endings need calls of several lines. Lists the calls in which the
+    packs differ, with their evidence; --plot draws what other values of meaning.strike would trade.
+
+    \b
+    Example:
+      firmline tune --labels calls.csv --packs standard patient --plot tune.html
+    """
+    from ivr.timeline import check_plot_path
+    from ivr.tuneplot import draw_comparison, figures
+    from ivr.tuning import compare, load_labels, steps_of
+
+    config = context.config()
+    _logging(config)
+    if plot is not None:
+        check_plot_path(plot)
+    rows, packs = load_labels(labels), list(dict.fromkeys((first, *others)))
+    with click.progressbar(length=steps_of(rows, len(packs)), label="calls", file=sys.stderr) as bar:
+        found = compare(rows, packs, config, lambda: bar.update(1))
+    if as_json:
+        _emit(found.as_json())
+    else:
+        _table({"rows": figures(found)}, as_json=False)
+        for each in found.differ:
+            click.echo(f"\n{each['call']}  [{'abusive' if each['abusive'] else 'civil'}]")
+            for name in packs:
+                click.echo(f"  {name}: {each[name]['did']}  {' | '.join(each[name]['why'])}".rstrip())
+        click.echo(f"\n{len(found.differ)} calls differ")
+    if plot is not None:
+        draw_comparison(found, plot, title=labels.name)
+        click.echo(f"curve written to {plot}", err=True)
+
+
 @cli.group()
 def bench() -> None:
     """Measure: the tables of docs/benchmarks.md, on this machine, with every part real."""

@@ -6,14 +6,21 @@ that says it, then among the shipped packs.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ivr.errors import ConfigError
+from ivr.meaning import meaning_for
+from policies.meaning import Meaning
 from policies.pack import Pack, load
+from policies.types import Category
 from policies.verdict import judge
 from policies.yamltext import MAX_CHARS, YamlError
+
+SHIPPED = "policies/packs/"
 
 
 def shipped_packs() -> tuple[str, ...]:
@@ -22,19 +29,36 @@ def shipped_packs() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_pack(name_or_path: str | Path) -> Pack:
-    """The pack called so, or in that file, with everything that it extends.
+def load_pack(name_or_path: str | Path, *, meaning: bool = True) -> Pack:
+    """The pack called so, or in that file, with everything that it extends, and its reader of meaning.
+
+    ``meaning=False`` leaves words and rules alone, as does a pack that says so, or a machine without the model.
 
     Raises:
         ConfigError: no such pack or file, unreadable, or not valid; one ``file:line: key: ...`` a problem.
     """
     try:
         source, text = _find(str(name_or_path))
-        return load(text, source, _read)
+        pack = _shipped_pack(source, text) if source.startswith(SHIPPED) else load(text, source, _read)
     except LookupError as exc:
         raise ConfigError(str(exc.args[0])) from exc
     except YamlError as exc:
         raise ConfigError(str(exc)) from exc
+    if not meaning or not pack.spec.meaning.enabled:
+        return pack
+    return replace(pack, meaning=_taught(tuple(pack.taught())))
+
+
+@lru_cache(maxsize=8)
+def _shipped_pack(source: str, text: str) -> Pack:
+    """Shipped packs never change while we run, and a frozen pack can be shared: parsed once a process."""
+    return load(text, source, _read)
+
+
+@lru_cache(maxsize=8)
+def _taught(taught: tuple[tuple[str, Category], ...]) -> Meaning | None:
+    """One reader for all packs that teach the same lines."""
+    return meaning_for(list(taught))
 
 
 def judge_line(text: str, pack: Pack) -> dict[str, Any]:
@@ -64,14 +88,14 @@ def _find(name: str) -> tuple[str, str]:
 def _read(name: str, asked_by: str | None) -> tuple[str, str]:
     if asked_by is not None:
         beside = Path(asked_by).parent / f"{name}.yaml"
-        if not asked_by.startswith("policies/packs/") and beside.is_file():
+        if not asked_by.startswith(SHIPPED) and beside.is_file():
             return _file(beside)
     return _find(name)
 
 
 def _shipped(name: str) -> tuple[str, str]:
     file = resources.files("policies") / "packs" / f"{name}.yaml"
-    return f"policies/packs/{name}.yaml", file.read_text(encoding="utf-8")
+    return f"{SHIPPED}{name}.yaml", file.read_text(encoding="utf-8")
 
 
 def _file(path: Path) -> tuple[str, str]:

@@ -218,11 +218,24 @@ class CallSession:
             self._asked.pop(effect.token, None)
             if not result.cancelled():
                 transcript = result.result()
-                if effect.segment.kind is not SegmentKind.DRAFT:
-                    self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
-                self._do(self.core.transcribed, effect.token, transcript)
+                if effect.segment.kind is SegmentKind.DRAFT:
+                    self._do(self.core.transcribed, effect.token, transcript)
+                    return
+                self._world.metrics.asr_decoded(monotonic_ms() - asked_ms, transcript.decode_ms)
+                self._spawn(self._understood(effect, transcript))
 
         future.add_done_callback(done)
+
+    async def _understood(self, effect: fx.Transcribe, transcript: Transcript) -> None:
+        """Read the meaning in a thread first (some milliseconds), so that judging it holds nobody up on the loop."""
+        meaning = self.core.engine.pack.meaning
+        if meaning is not None and effect.side is Side.CALLER and transcript.text:
+            try:
+                await asyncio.to_thread(meaning.prepare, transcript.text)
+            except Exception:
+                self._world.metrics.internal_error("meaning")
+                self._log.exception("the meaning could not be read ahead")
+        self._do(self.core.transcribed, effect.token, transcript)
 
     def _stop_playing(self) -> None:
         if self._playback is not None:

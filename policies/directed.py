@@ -116,7 +116,31 @@ def direction(tokens: Sequence[Token], hit: Hit) -> Direction:
         found = Direction(Aim.LISTENER, 0.9, "such words are always aimed at the one who hears them")
     if found.aim is not Aim.LISTENER:
         return found
+    if _in_the_room(tokens):
+        return Direction(Aim.OTHER, 0.75, "said to somebody else in the room")
     return _denied_or_reported(tokens, hit, start) or _jesting(tokens, found)
+
+
+_AT_HOME = _set(
+    "dog cat puppy kitten parrot budgie kids kid children child baby toddler husband wife son daughter grandson "
+    "granddaughter mum mom dad gran brother sister boys girls lads partner flatmate him her them"
+)
+
+
+def _in_the_room(tokens: Sequence[Token]) -> bool:
+    """An aside: "shut up, Rex! Sorry, that's the dog", "not you, I'm talking to my husband"."""
+    words = [t.text for t in tokens[:200]]
+    for at, word in enumerate(words):
+        after = words[at + 1 : at + 7]
+        if word == "sorry" and at and (_AT_HOME & set(after)) and {"that", "about", "is", "was"} & set(after):
+            return True
+        if word == "talking" and after[:1] == ["to"] and _AT_HOME & set(after[1:3]):
+            return True
+        if word == "not" and after[:1] == ["you"] and (at + 2 == len(words) or tokens[at + 2].lead):
+            if not tokens[at].lead:
+                continue
+            return True
+    return False
 
 
 def _clause(tokens: Sequence[Token], hit: Hit) -> tuple[int, int]:

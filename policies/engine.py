@@ -30,7 +30,7 @@ from policies.types import (
     Utterance,
     Verdict,
 )
-from policies.verdict import judge
+from policies.verdict import by_words, judge
 
 _KEYS = {
     Key.WARN: Cause.KEY_WARN,
@@ -163,7 +163,8 @@ class Engine:
     def _utterance(self, heard: Utterance, now_ms: int) -> list[Action]:
         if heard.side is Side.AGENT:
             return []
-        verdict = judge(heard.text, self._pack)
+        # A partial is shown and changes a moment later: words and rules are enough for it, meaning is read of finals.
+        verdict = judge(heard.text, self._pack) if heard.final else by_words(heard.text, self._pack)[1]
         track = self._pack.track_of(verdict.category)
         if verdict.category in (Category.CIVIL, Category.VENTING):
             return []

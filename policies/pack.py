@@ -19,6 +19,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from policies.lexicon import Entry, Form, Lexicon, PatternError
+from policies.meaning import Meaning
 from policies.types import Category, EndKind
 from policies.yamltext import Path, Problem, YamlError, parse, validate
 
@@ -203,6 +204,43 @@ class GuardsSpec(_Model):
     min_avg_logprob: float = Field(default=-0.7, ge=-10.0, le=0.0)
 
 
+Span = Annotated[int, Field(ge=0, le=120_000)]
+
+
+class ConductSpec(_Model):
+    """What counts as shouting, talking over and interrupting: levels in dB, times in ms."""
+
+    shout_over_db: float = Field(default=9.0, ge=3.0, le=40.0, description="over the caller's own usual level")
+    shout_floor_dbov: float = Field(default=-24.0, ge=-60.0, le=0.0, description="and at least this loud in itself")
+    shout_share: Share = Field(default=0.6, description="of what was said in one go, so much must be loud")
+    shout_ms: Span = Field(default=2_000, description="of loud words within shout_within_ms")
+    shout_within_ms: Span = Field(default=15_000)
+    shout_words: int = Field(default=3, ge=1, le=50, description="recognised words: a cough or laughter has none")
+    overlap_share: Share = Field(default=0.4, description="of the agent's speech that the caller speaks over")
+    overlap_ms: Span = Field(default=5_000, description="and at least so much of it")
+    overlap_within_ms: Span = Field(default=30_000)
+    interrupt_count: int = Field(default=4, ge=2, le=50, description="times that the caller cuts the agent off")
+    interrupt_within_ms: Span = Field(default=60_000)
+    interrupt_after_ms: Span = Field(default=600, description="the agent must have been speaking for so long")
+    backchannel_ms: Span = Field(default=900, description="shorter than this is a yes or an mm, no interruption")
+    echo_below_db: float = Field(default=15.0, ge=3.0, le=60.0, description="so far under the usual level: an echo")
+    repeat_ms: Span = Field(default=20_000, description="the same kind is not reported again before this")
+
+
+class MeaningSpec(_Model):
+    """Bars for what is read by meaning rather than by words."""
+
+    enabled: bool = True
+    strike: Share = Field(default=0.6, description="probability of an attack on the person from which it strikes")
+    sworn: Share = Field(default=0.75, description="the same for swearing that the rules found at nobody")
+    excused: Share = Field(default=0.93, description="the same where the rules found hard words aimed elsewhere")
+    clear: Share = Field(default=0.05, description="probability under which mild words found aimed do not count")
+    danger: Share = Field(
+        default=0.5, description="probability that somebody is in danger from which people are called"
+    )
+    example_similarity: Share = Field(default=0.8, description="likeness from which an example decides by itself")
+
+
 class EntrySpec(_Model):
     """One lexicon entry; its key is the word or phrase pattern."""
 
@@ -232,6 +270,8 @@ class PackSpec(_Model):
     ending: EndingSpec = EndingSpec()
     prompts: PromptsSpec = PromptsSpec()
     guards: GuardsSpec = GuardsSpec()
+    meaning: MeaningSpec = MeaningSpec()
+    conduct: ConductSpec = ConductSpec()
     adjustments: dict[Name, AdjustmentSpec] = Field(default_factory=dict, max_length=100)
     cues: dict[Category, Text] = Field(default_factory=dict)
     sets: dict[Name, tuple[Phrase, ...]] = Field(default_factory=dict, max_length=200)
@@ -255,6 +295,8 @@ class Pack:
     version: str
     lexicon: Lexicon
     adjustment: str | None = None
+    meaning: Meaning | None = None
+    """The reader of meaning; ``None``: words and rules alone."""
 
     @property
     def name(self) -> str:
@@ -265,6 +307,16 @@ class Pack:
     def mode(self) -> Mode:
         """How far the policy may go by itself."""
         return self.spec.mode
+
+    def taught(self) -> list[tuple[str, Category]]:
+        """Every example sentence with what it is an example of."""
+        harmless = (Category.CIVIL, Category.VENTING, Category.OBSCENITY)
+        taught = [
+            (text, Category.CIVIL if kind in harmless else kind)
+            for kind, texts in self.spec.examples.items()
+            for text in texts
+        ]
+        return [*taught, *((text, Category.CIVIL) for text in self.spec.civil_examples)]
 
     def prompt_names(self) -> frozenset[str]:
         """Catalogue names of every prompt that this pack can ask for."""
@@ -306,7 +358,7 @@ class Pack:
             }
         )
         spec = self.spec.model_copy(update={"tracks": self.spec.tracks.model_copy(update=tracks), "timing": slower})
-        return Pack(spec, f"{self.version}+{name}", self.lexicon, name)
+        return Pack(spec, f"{self.version}+{name}", self.lexicon, name, self.meaning)
 
 
 def _lengthen(track: TrackSpec, adjustment: AdjustmentSpec) -> TrackSpec:

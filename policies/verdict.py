@@ -7,10 +7,11 @@ follows from it (``ladder``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policies.directed import Aim, Direction, direction
 from policies.lexicon import Form, Hit
+from policies.meaning import Near, Reading
 from policies.normalize import Token
 from policies.pack import Pack
 from policies.types import Category, Match, Verdict
@@ -52,7 +53,25 @@ class _Finding:
 
 def judge(text: str, pack: Pack) -> Verdict:
     """What one utterance of the caller is under ``pack``. Any text at all gets a verdict; nothing is raised."""
+    tokens, ruled = by_words(text, pack)
+    if pack.meaning is None or not tokens:
+        return ruled
+    reading = pack.meaning.read(text, lambda window: _window(window, pack))
+    return weigh(ruled, reading, pack)
+
+
+def by_words(text: str, pack: Pack) -> tuple[Sequence[Token], Verdict]:
+    """Canonical tokens, and the verdict of lexicon and direction alone."""
     tokens = pack.lexicon.tokens(text)
+    return tokens, _by_words(text, tokens, pack)
+
+
+def _window(text: str, pack: Pack) -> tuple[list[str], Verdict]:
+    tokens, ruled = by_words(text, pack)
+    return [t.text for t in tokens], ruled
+
+
+def _by_words(text: str, tokens: Sequence[Token], pack: Pack) -> Verdict:
     hits = pack.lexicon.find(tokens)
     if not hits:
         return Verdict(text, Category.CIVIL, 0, False, False, 0.9 if tokens else 1.0)
@@ -77,6 +96,99 @@ def judge(text: str, pack: Pack) -> Verdict:
         _reasons([worst, *(f for f in findings if f is not worst)]),
         _matches(tokens, hits),
     )
+
+
+# --- meaning ----------------------------------------------------------------------------------------------------------
+
+_GRAVITY = {Category.INSULT: 1, Category.SEXUAL: 2, Category.SLUR: 2, Category.THREAT: 3}
+"""Severity follows from what it is, not from how sure the reading is."""
+_READS = {
+    Category.INSULT: "reads as an attack on the person",
+    Category.THREAT: "reads as a threat to the person",
+    Category.SLUR: "reads as an attack on who the person is",
+    Category.SEXUAL: "reads as a sexual remark",
+}
+
+
+def weigh(ruled: Verdict, reading: Reading, pack: Pack) -> Verdict:
+    """The words' verdict and the meaning's, made one.
+
+    Danger wins. An example of the pack that is close enough decides what the words left open. Else the head's
+    probability does: over the pack's bar it strikes; where it is all but sure that nothing is meant, it clears
+    words that the rules were not sure of.
+    """
+    spec = pack.spec.meaning
+    if ruled.category is Category.SAFEGUARD:
+        return ruled
+    bad, civil = reading.near_bad, reading.near_civil
+    taught = _taught(bad, civil, spec.example_similarity)
+    if reading.danger >= spec.danger or (taught and taught.category is Category.SAFEGUARD):
+        sure = max(reading.danger, taught.similarity if taught else 0.0)
+        why = f"somebody may be in danger{_close_to(bad)}"
+        return replace(
+            ruled, category=Category.SAFEGUARD, severity=3, directed=False, strike=False,
+            confidence=round(min(0.99, sure), 3), why=(why, *ruled.why),
+        )  # fmt: skip
+    if ruled.directed:
+        return _directed(ruled, reading, taught, pack)
+    if taught is not None and taught.category is Category.CIVIL:
+        return ruled
+    if taught is not None:
+        return _strike(ruled, taught.category, max(taught.similarity - 0.05, reading.attack), bad, pack)
+    excused = any(m.category in _PERSONAL for m in ruled.matches)
+    bar = spec.excused if excused else spec.sworn if ruled.category is Category.OBSCENITY else spec.strike
+    if reading.attack >= bar:
+        return _strike(ruled, reading.category, reading.attack, bad, pack)
+    return ruled
+
+
+def _directed(ruled: Verdict, reading: Reading, taught: Near | None, pack: Pack) -> Verdict:
+    """Words that the rules found aimed at the listener: confirmed, or cleared where the meaning is plainly harmless."""
+    cleared = taught is not None and taught.category is Category.CIVIL and ruled.severity < 3
+    if reading.attack < pack.spec.meaning.clear and ruled.severity < 3:
+        cleared = True
+    if cleared:
+        why = f"reads as harmless{_close_to(reading.near_civil)}"
+        plain = Category.OBSCENITY if any(m.category is Category.OBSCENITY for m in ruled.matches) else Category.CIVIL
+        strike = pack.is_person(plain, ruled.severity)
+        return replace(
+            ruled, category=plain, severity=0 if plain is Category.CIVIL else min(2, ruled.severity),
+            directed=False, strike=strike, confidence=round(1 - reading.attack, 3), why=(*ruled.why, why),
+        )  # fmt: skip
+    if reading.attack < 0.5 or ruled.confidence <= _DOUBTED:
+        return ruled
+    sure = 1 - (1 - ruled.confidence) * (1 - reading.attack)
+    return replace(ruled, confidence=round(min(0.99, sure), 3))
+
+
+_DOUBTED = 0.6
+"""Rules no surer than this had a reason (a friendly tone, an odd order of words) that meaning does not see."""
+
+
+def _strike(ruled: Verdict, category: Category, sure: float, near: Near | None, pack: Pack) -> Verdict:
+    severity = _GRAVITY[category]
+    if ruled.category is Category.OBSCENITY and severity < 3:
+        severity += 1
+    why = f"{_READS[category]}{_close_to(near)}"
+    return replace(
+        ruled, category=category, severity=severity, directed=True, strike=pack.is_person(category, severity),
+        confidence=round(min(0.99, sure), 3), why=(why, *ruled.why),
+    )  # fmt: skip
+
+
+def _taught(bad: Near | None, civil: Near | None, bar: float) -> Near | None:
+    """The example that decides by itself: close enough, and clearly closer than the other side's nearest."""
+    first, second = sorted((n or _FAR for n in (bad, civil)), key=lambda n: -n.similarity)
+    return first if first.similarity >= bar and first.similarity - second.similarity >= 0.05 else None
+
+
+_FAR = Near("", Category.CIVIL, -1.0)
+
+
+def _close_to(near: Near | None) -> str:
+    if near is None or near.similarity < 0.3:
+        return ", by its words and meaning"
+    return f', like the example "{near.text}" ({near.similarity:.0%} alike)'
 
 
 def _finding(text: str, tokens: Sequence[Token], hit: Hit, pack: Pack) -> _Finding:

@@ -241,3 +241,22 @@ def test_call_that_is_over_absorbs_everything(key: Key) -> None:
     assert [effect for effect in out if not isinstance(effect, fx.Journal)] == []
     assert core.leg_up("late", Side.CALLER, now) == [fx.DropLeg("late", "the call is over")]
     assert core.next_deadline_ms() is None and len(bench.seen) == count
+
+
+def test_call_shouting_plays_the_calming_prompt_and_counts_no_strike() -> None:
+    """Levels and words of the caller's leg reach the policy as conduct; conduct alone moves no rung."""
+    bench = Bench()
+    quiet = (speech("pat_insult").astype(np.int32) // 8).astype(np.int16)
+    for _ in range(3):
+        bench.hear(np.concatenate([quiet, silence(600)]))
+    before = len(bench.open_segments())
+    for _ in range(2):
+        loud = np.clip(speech("pat_insult").astype(np.int32) * 3, -32_768, 32_767).astype(np.int16)
+        bench.hear(np.concatenate([loud, silence(600)]))
+    for asked in bench.open_segments()[:before]:
+        bench.said(asked, "")
+    for asked in bench.open_segments()[before:]:
+        bench.said(asked, "where is my parcel I want it here today")
+    assert [play.prompt for play in bench.all(fx.Play)] == ["calming"]
+    assert [row["conduct"] for row in bench.rows(JournalEvent.SIGNAL) if "conduct" in row] == ["shouting"]
+    assert bench.rows(JournalEvent.STRIKE) == bench.rows(JournalEvent.RUNG) == []

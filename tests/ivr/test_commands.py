@@ -18,7 +18,7 @@ from audio.wavio import write_wav
 from tests.ivr.calls import silence, speech
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["run", "demo", "check", "judge", "transcribe", "replay", "prompts list", "prompts render"]
+COMMANDS = ["run", "demo", "check", "judge", "transcribe", "replay", "tune", "prompts list", "prompts render"]
 COMMANDS += ["bench reaction", "bench capacity"]
 
 

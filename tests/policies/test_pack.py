@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ivr.errors import ConfigError
 from ivr.judge import load_pack, shipped_packs
+from ivr.pack_schema import SCHEMA_FILE, pack_schema
 from policies.pack import Mode, Pack, load
 from policies.types import Category
-from policies.yamltext import YamlError
+from policies.yamltext import YamlError, parse
 
 
 def _write(folder: Path, name: str, text: str) -> Path:
@@ -162,3 +164,16 @@ def test_adjustment_never_shortens_and_keeps_safeguard(standard: Pack) -> None:
         for track_name, track in standard.spec.tracks.items():
             assert len(pack.track(track_name).steps) >= len(track.steps)
             assert pack.track(track_name).min_strikes >= track.min_strikes
+
+
+def test_pack_schema_file_is_in_step_with_the_model() -> None:
+    """``python -m ivr.pack_schema`` was run after the last change to the model."""
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == pack_schema()
+
+
+def test_pack_schema_knows_every_key_of_the_shipped_packs() -> None:
+    """What an editor is told about is what the loader takes."""
+    known = json.loads(pack_schema())["properties"]
+    for file in sorted(SCHEMA_FILE.parent.glob("*.yaml")):
+        data, _ = parse(file.read_text(encoding="utf-8"), file.name)
+        assert set(data) <= set(known)

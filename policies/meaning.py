@@ -1,0 +1,197 @@
+"""What a sentence means, by sentence embedding: a small trained head, and the pack's own examples.
+
+Owns: what is learned from (features), the head's arithmetic, nearest examples, long texts cut into windows. Never: the
+model (the embed function is passed in), files, thresholds (the pack has them).
+
+Two readings of one vector. The *head* is a multinomial logistic regression over the sentence vector, runs of words and
+what the rules found; it generalises. The *examples* of the pack are looked up by nearness; they are how ops teach: a
+line of YAML close enough to what was said decides, without any training, and is quoted as the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.types import Category, Verdict
+
+Vectors = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Vectors]
+"""Sentences -> shape ``(n, 2 * width)``: mean over the tokens, then maximum over the tokens, each of unit length."""
+
+CLASSES = (
+    Category.CIVIL,
+    Category.INSULT,
+    Category.THREAT,
+    Category.SLUR,
+    Category.SEXUAL,
+    Category.SAFEGUARD,
+)
+"""What the head tells apart. Venting and swearing at a thing are civil to it: the rules name those."""
+ATTACKS = CLASSES[1:5]
+
+VECTOR_SCALE = 3.0
+"""Unit vectors are small beside counts; without it the penalty of the fit would mute them."""
+GRAM_SCALE = 1.5
+MAX_GRAM_TOKENS = 60
+WINDOW_WORDS = 40
+"""Longer texts are read in windows of this many words, as far as ``MAX_WINDOWS`` goes: the cost is bounded."""
+MAX_WINDOWS = 6
+CACHED = 512
+
+_KINDS = tuple(Category)
+RULE_WIDTH = 2 * len(_KINDS) + 3
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Weights of the logistic regression, one column a class; ``grams`` numbers the known runs of words.
+
+    ``vectors`` has shape ``(2 * width, 6)``, ``rules`` ``(RULE_WIDTH, 6)``, ``runs`` ``(len(grams), 6)``.
+    ``temperature`` divides the scores before they become probabilities (Guo et al. 2017), fitted on held-back folds.
+    """
+
+    vectors: Vectors
+    rules: Vectors
+    runs: Vectors
+    bias: Vectors
+    grams: Mapping[str, int]
+    temperature: float = 1.0
+
+    def probabilities(self, vector: Vectors, tokens: Sequence[str], ruled: Verdict) -> Vectors:
+        """One probability a class, in the order of ``CLASSES``."""
+        scores = vector * VECTOR_SCALE @ self.vectors + rule_features(ruled) @ self.rules + self.bias
+        known = [self.grams[gram] for gram in sorted(grams_of(tokens)) if gram in self.grams]
+        if known:
+            scores = scores + self.runs[known].sum(axis=0) * (GRAM_SCALE / math.sqrt(len(known)))
+        raised = np.exp((scores - scores.max()) / self.temperature)
+        return np.asarray(raised / raised.sum(), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """The pack's example closest to what was said; ``similarity`` is the cosine, -1 to 1."""
+
+    text: str
+    category: Category
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one text means.
+
+    ``attack`` is the probability that it attacks the listener, ``category`` the likeliest kind of attack, ``danger``
+    the probability that somebody is in danger. ``near_bad`` and ``near_civil`` are the nearest examples of each side.
+    """
+
+    attack: float
+    category: Category
+    danger: float
+    near_bad: Near | None
+    near_civil: Near | None
+
+
+def rule_features(ruled: Verdict) -> Vectors:
+    """What the rules found, as numbers: category by direction, severity, confidence and whether it would strike."""
+    out = np.zeros(RULE_WIDTH, dtype=np.float32)
+    out[2 * _KINDS.index(ruled.category) + int(ruled.directed)] = 1.0
+    out[-3] = ruled.severity / 3
+    out[-2] = ruled.confidence if ruled.strike else 0.0
+    out[-1] = float(ruled.strike)
+    return out
+
+
+def grams_of(tokens: Sequence[str]) -> set[str]:
+    """Runs of one to three canonical words, the edges of the text included."""
+    words = ["<", *tokens[:MAX_GRAM_TOKENS], ">"]
+    return {" ".join(words[at : at + size]) for size in (1, 2, 3) for at in range(len(words) - size + 1)}
+
+
+class Meaning:
+    """The reader of one pack: the head and the pack's examples. Safe to share between calls.
+
+    ``known`` holds vectors computed before (the mean half), so that only lines that ops added cost time at start.
+    """
+
+    def __init__(
+        self,
+        embed: Embed,
+        head: Head,
+        examples: Sequence[tuple[str, Category]],
+        known: Mapping[str, Vectors] | None = None,
+    ) -> None:
+        self._embed, self._head = embed, head
+        self._width = head.vectors.shape[0] // 2
+        self._texts = [text for text, _ in examples]
+        self._kinds = [kind for _, kind in examples]
+        self._matrix = self._example_vectors(known or {})
+        civil = np.array([kind is Category.CIVIL for kind in self._kinds], dtype=bool)
+        self._bad, self._civil = np.flatnonzero(~civil), np.flatnonzero(civil)
+        self._cache: OrderedDict[str, Vectors] = OrderedDict()
+
+    def prepare(self, text: str) -> None:
+        """Do the slow part of ``read`` now, for a thread that may take its time; the result is kept for a while."""
+        for window in windows(text):
+            self._vector(window)
+
+    def read(self, text: str, judged: Callable[[str], tuple[Sequence[str], Verdict]]) -> Reading:
+        """What ``text`` means; of a long one, its worst window. ``judged`` gives a window's tokens and ruling."""
+        readings = [self._read(window, *judged(window)) for window in windows(text)]
+        worst = max(readings, key=lambda r: r.attack)
+        danger = max(readings, key=lambda r: r.danger)
+        if danger.danger > worst.attack:
+            worst = danger
+        return Reading(worst.attack, worst.category, danger.danger, worst.near_bad, worst.near_civil)
+
+    def _read(self, text: str, tokens: Sequence[str], ruled: Verdict) -> Reading:
+        vector = self._vector(text)
+        chances = self._head.probabilities(vector, tokens, ruled)
+        attacks = chances[1:5]
+        similar = self._matrix @ vector[: self._width] if len(self._texts) else np.zeros(0, dtype=np.float32)
+        return Reading(
+            float(attacks.sum()),
+            ATTACKS[int(attacks.argmax())],
+            float(chances[5]),
+            self._nearest(similar, self._bad),
+            self._nearest(similar, self._civil),
+        )
+
+    def _nearest(self, similar: Vectors, among: npt.NDArray[np.intp]) -> Near | None:
+        if not len(among):
+            return None
+        at = int(among[int(similar[among].argmax())])
+        return Near(self._texts[at], self._kinds[at], float(similar[at]))
+
+    def _vector(self, text: str) -> Vectors:
+        found = self._cache.get(text)
+        if found is None:
+            found = self._embed([text])[0]
+            self._cache[text] = found
+            while len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return found
+
+    def _example_vectors(self, known: Mapping[str, Vectors]) -> Vectors:
+        matrix = np.zeros((len(self._texts), self._width), dtype=np.float32)
+        missing = [at for at, text in enumerate(self._texts) if text not in known]
+        for at, text in enumerate(self._texts):
+            if text in known:
+                matrix[at] = known[text]
+        if missing:
+            matrix[missing] = self._embed([self._texts[at] for at in missing])[:, : self._width]
+        return matrix
+
+
+def windows(text: str) -> list[str]:
+    """The text itself, or its first windows of ``WINDOW_WORDS`` words when it is long."""
+    words = text.split(None, WINDOW_WORDS * MAX_WINDOWS)[: WINDOW_WORDS * MAX_WINDOWS]
+    if len(words) <= WINDOW_WORDS:
+        return [" ".join(words)[: WINDOW_WORDS * 30]]
+    starts = range(0, len(words), WINDOW_WORDS)
+    return [" ".join(words[at : at + WINDOW_WORDS])[: WINDOW_WORDS * 30] for at in starts]

@@ -1,0 +1,151 @@
+"""Meaning: the real sentence model, the shipped head, and the pack's own examples."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+import ivr.judge
+from ivr import meaning as shipped
+from ivr.embedding import sentence_model
+from ivr.errors import ModelError
+from ivr.judge import load_pack, shipped_packs
+from policies.meaning import CLASSES, MAX_WINDOWS, Head, Meaning, Vectors, windows
+from policies.pack import Pack
+from policies.types import Category
+from policies.verdict import judge
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((DATA / name).read_text(encoding="utf-8").splitlines()))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9 ]", "", text.lower()).strip()
+
+
+def test_embedding_same_sentence_has_the_same_vector_in_any_company() -> None:
+    """A verdict must not depend on what else was embedded at the time."""
+    model = sentence_model()
+    alone = model(["You have a nice voice."])[0]
+    among = model(["You have a nice voice.", "No.", "Where is my parcel, please, it is late?"])[0]
+    assert np.allclose(alone, among, atol=2e-3)
+    assert np.isclose(np.linalg.norm(alone[:384]), 1.0, atol=1e-3)
+
+
+def test_embedding_alike_sentences_are_near() -> None:
+    """The model means something: a paraphrase is nearer than a stranger."""
+    one, same, other = sentence_model()(["My parcel is late.", "The package has not arrived.", "You are a fool."])
+    assert one[:384] @ same[:384] > one[:384] @ other[:384] + 0.2
+
+
+def test_meaning_without_a_model_words_and_rules_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without the packages loses reach, says so once, and keeps working."""
+
+    def none() -> None:
+        raise ModelError("the sentence model is not there")
+
+    monkeypatch.setattr(shipped, "sentence_model", none)
+    shipped._notice.cache_clear()
+    ivr.judge._taught.cache_clear()
+    with capture_logs() as logs:
+        pack = load_pack("standard")
+        load_pack("strict")
+    ivr.judge._taught.cache_clear()
+    assert pack.meaning is None
+    assert judge("you useless idiot", pack).strike
+    assert [each["event"] for each in logs] == ["meaning is not read: judging by words and rules alone"]
+
+
+def test_meaning_switched_off_by_the_pack_is_off(tmp_path: Path) -> None:
+    """One line of YAML."""
+    file = tmp_path / "plain.yaml"
+    file.write_text("name: plain\ndescription: Words alone.\nextends: standard\nmeaning: {enabled: false}\n")
+    assert load_pack(file).meaning is None
+
+
+def test_meaning_a_line_of_yaml_teaches(tmp_path: Path, standard: Pack) -> None:
+    """Ops add a sentence; what is said in nearly those words is judged so, and the line is quoted."""
+    said = "Has your wheel fallen off its hamster again?"
+    kind = "The moon over the harbour is made of stripy cheese."
+    file = tmp_path / "taught.yaml"
+    file.write_text(
+        "name: taught\ndescription: One line more.\nextends: standard\n"
+        'examples: {insult: ["Has the wheel fallen off your hamster again then?"]}\n'
+        'civil_examples: ["The moon over the harbour was made of stripy cheese."]\n'
+    )
+    taught = load_pack(file)
+    verdict = judge(said, taught)
+    assert verdict.strike and verdict.category is Category.INSULT
+    assert "hamster" in verdict.why[0] and "alike" in verdict.why[0]
+    assert not judge(kind, taught).strike
+
+
+def test_meaning_attack_without_a_swear_word_is_a_strike_with_its_reason(standard: Pack) -> None:
+    """What lists cannot see."""
+    verdict = judge("They let somebody like you near customers, do they?", standard)
+    assert verdict.strike and verdict.directed and verdict.category is Category.INSULT
+    assert not verdict.matches
+    assert "reads as an attack on the person" in verdict.why[0]
+
+
+def test_meaning_shipped_vectors_are_those_of_the_shipped_examples(standard: Pack) -> None:
+    """Nothing is embedded at start; ``python -m ivr.train_head`` was run after the last change to the examples."""
+    _, known = shipped.shipped_head()
+    missing = [
+        text for name in shipped_packs() for text, _ in load_pack(name, meaning=False).taught() if text not in known
+    ]
+    assert missing == []
+    some = list(known)[::200]
+    fresh = sentence_model()(some)[:, :384]
+    assert np.allclose(fresh, np.stack([known[text] for text in some]), atol=0.02)
+
+
+def test_pack_examples_share_no_text_with_the_test_sets(standard: Pack) -> None:
+    """Figures on lines that were taught would be worth nothing."""
+    taught = {_plain(text) for text, _ in standard.taught()}
+    for name in ("utterances.csv", "utterances_heldout.csv", "safeguard.csv"):
+        assert [row["text"] for row in _rows(name) if _plain(row["text"]) in taught] == []
+
+
+def _head(width: int = 2) -> Head:
+    zeros: Vectors = np.zeros((2 * width, len(CLASSES)), dtype=np.float32)
+    rules: Vectors = np.zeros((19, len(CLASSES)), dtype=np.float32)
+    return Head(zeros, rules, np.zeros((0, len(CLASSES)), np.float32), np.zeros(len(CLASSES), np.float32), {})
+
+
+def test_meaning_long_text_is_read_in_bounded_windows(standard: Pack) -> None:
+    """Ten thousand words cost six readings, and the attack among the first is found."""
+    asked: list[str] = []
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        asked.extend(texts)
+        return np.ones((len(texts), 4), dtype=np.float32)
+
+    reader = Meaning(embed, _head(), [])
+    reader.read("word " * 10_000, lambda text: (text.split(), judge("", standard)))
+    assert len(asked) == 1  # every window is the same text, and read once
+    assert len(windows("a b c " * 5_000)) == MAX_WINDOWS
+    assert all(len(window) <= 1_200 for window in windows("x" * 1_000_000))
+
+
+def test_meaning_prepare_does_the_slow_part_before(standard: Pack) -> None:
+    """What a thread read ahead is not read again on the loop."""
+    asked: list[str] = []
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        asked.extend(texts)
+        return np.ones((len(texts), 4), dtype=np.float32)
+
+    reader = Meaning(embed, _head(), [])
+    reader.prepare("where is my parcel")
+    reader.read("where is my parcel", lambda text: (text.split(), judge("", standard)))
+    assert asked == ["where is my parcel"]
