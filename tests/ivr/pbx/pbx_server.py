@@ -103,7 +103,10 @@ class PbxServer:
             "astrundir": "/run", "astlogdir": "/log", "astagidir": "/var",
         }  # fmt: skip
         lines = "\n".join(f"{key} => {self.inside}{value}" for key, value in directories.items())
-        shipped = "astdatadir => /usr/share/asterisk\nastmoddir => /usr/lib/x86_64-linux-gnu/asterisk/modules\n"
+        modules = next(
+            path for path in self.root.glob("usr/lib/**/asterisk/modules") if (path / "chan_pjsip.so").exists()
+        )
+        shipped = f"astdatadir => /usr/share/asterisk\nastmoddir => /{modules.relative_to(self.root)}\n"
         self._write("asterisk.conf", f"[directories]\n{lines}\n{shipped}[options]\nverbose=3\n")
         self._write("modules.conf", MODULES)
         self._write("logger.conf", "[general]\n[logfiles]\nmessages.log => notice,warning,error,verbose\n")
