@@ -10,7 +10,7 @@ import pytest
 
 from audio.g711 import Law, decode, encode
 from audio.resample import to_float
-from audio.whisper import ShortContextWhisper
+from audio.whisper import ShortContextWhisper, Task
 from ivr.demo.speech import line_pcm, load_script
 from ivr.demo.stack import RATE_HZ
 
@@ -32,7 +32,7 @@ def test_caller_lines_over_mu_law_are_heard_word_for_word() -> None:
     heard = {}
     for name in lines:
         coded = decode(encode(np.concatenate([gap, line_pcm(name), gap]), Law.PCMU), Law.PCMU)
-        heard[name] = words(model.decode([to_float(coded, RATE_HZ, 16_000)])[0].text)
+        heard[name] = words(model.decode([Task(to_float(coded, RATE_HZ, 16_000))])[0].text)
     missing = {n: [w for w in words(t) if w not in heard[n]] for n, t in lines.items()}
     assert {n: gone for n, gone in missing.items() if len(gone) > len(words(lines[n])) / 10} == {}
     assert {"useless", "idiot"} <= set(heard["pat_insult"])
