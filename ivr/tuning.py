@@ -19,6 +19,7 @@ from typing import Any
 from ivr.config import Config
 from ivr.errors import ConfigError
 from ivr.judge import load_pack
+from policies.directed import in_the_room
 from policies.engine import Engine
 from policies.pack import Mode, Pack, Step
 from policies.types import EndCall, PlayPrompt, PromptDone, PromptStarted, Record, Side, Utterance
@@ -271,12 +272,15 @@ def _curve(rows: Sequence[Labelled], pack: Pack) -> list[tuple[float, float, flo
     read = []
     for row in rows:
         tokens, ruled = by_words(row.text, pack)
-        read.append((ruled, pack.meaning.read(row.text, lambda text: _window(text, pack)) if tokens else None))
+        reading = pack.meaning.read(row.text, lambda text: _window(text, pack)) if tokens else None
+        read.append((ruled, reading, in_the_room(tokens)))
     points = []
     for bar in SWEEP:
         spec = pack.spec.model_copy(update={"meaning": pack.spec.meaning.model_copy(update={"strike": bar})})
         other = replace(pack, spec=spec)
-        struck = [(weigh(ruled, reading, other) if reading else ruled).strike for ruled, reading in read]
+        struck = [
+            (weigh(ruled, reading, other, aside=aside) if reading else ruled).strike for ruled, reading, aside in read
+        ]
         precision, recall, _, per_100 = _figures(rows, struck)
         points.append((bar, precision, recall, per_100))
     return points

@@ -116,7 +116,7 @@ def direction(tokens: Sequence[Token], hit: Hit) -> Direction:
         found = Direction(Aim.LISTENER, 0.9, "such words are always aimed at the one who hears them")
     if found.aim is not Aim.LISTENER:
         return found
-    if _in_the_room(tokens):
+    if in_the_room(tokens):
         return Direction(Aim.OTHER, 0.75, "said to somebody else in the room")
     return _denied_or_reported(tokens, hit, start) or _jesting(tokens, found)
 
@@ -127,7 +127,7 @@ _AT_HOME = _set(
 )
 
 
-def _in_the_room(tokens: Sequence[Token]) -> bool:
+def in_the_room(tokens: Sequence[Token]) -> bool:
     """An aside: "shut up, Rex! Sorry, that's the dog", "not you, I'm talking to my husband"."""
     words = [t.text for t in tokens[:200]]
     for at, word in enumerate(words):

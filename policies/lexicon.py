@@ -99,6 +99,10 @@ class Lexicon:
 
     def find(self, tokens: Sequence[Token]) -> list[Hit]:
         """Every entry that stands, in order of place; harmless idioms void what they cover, longest match wins."""
+        return self.scan(tokens)[0]
+
+    def scan(self, tokens: Sequence[Token]) -> tuple[list[Hit], list[Hit]]:
+        """What ``find`` gives, and the harmless idioms themselves."""
         words = [t.text for t in tokens]
         edges = [bool(t.lead) for t in tokens] + [True]
         found = [hit for at in range(len(words)) for hit in self._at(words, edges, at)]
@@ -108,7 +112,7 @@ class Lexicon:
                 for i in range(hit.first, hit.last):
                     longest_mask[i] = max(longest_mask.get(i, 0), hit.last - hit.first)
         real = [h for h in found if h.entry.category is not Category.CIVIL and not _voided(h, longest_mask)]
-        return list(_longest(real))
+        return list(_longest(real)), list(_longest([h for h in found if h.entry.category is Category.CIVIL]))
 
     def _add(self, pieces: list[list[tuple[str, ...]]], entry: Entry) -> None:
         start = at = _Node()

@@ -232,7 +232,7 @@ class MeaningSpec(_Model):
 
     enabled: bool = True
     strike: Share = Field(default=0.6, description="probability of an attack on the person from which it strikes")
-    sworn: Share = Field(default=0.75, description="the same for swearing that the rules found at nobody")
+    sworn: Share = Field(default=0.75, description="the same for anger and swearing at nobody")
     excused: Share = Field(default=0.93, description="the same where the rules found hard words aimed elsewhere")
     clear: Share = Field(default=0.05, description="probability under which mild words found aimed do not count")
     danger: Share = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from policies.directed import Aim, Direction, direction
+from policies.directed import Aim, Direction, direction, in_the_room
 from policies.lexicon import Form, Hit
 from policies.meaning import Near, Reading
 from policies.normalize import Token
@@ -57,7 +57,7 @@ def judge(text: str, pack: Pack) -> Verdict:
     if pack.meaning is None or not tokens:
         return ruled
     reading = pack.meaning.read(text, lambda window: _window(window, pack))
-    return weigh(ruled, reading, pack)
+    return weigh(ruled, reading, pack, aside=in_the_room(tokens))
 
 
 def by_words(text: str, pack: Pack) -> tuple[Sequence[Token], Verdict]:
@@ -72,9 +72,12 @@ def _window(text: str, pack: Pack) -> tuple[list[str], Verdict]:
 
 
 def _by_words(text: str, tokens: Sequence[Token], pack: Pack) -> Verdict:
-    hits = pack.lexicon.find(tokens)
+    hits, idioms = pack.lexicon.scan(tokens)
     if not hits:
-        return Verdict(text, Category.CIVIL, 0, False, False, 0.9 if tokens else 1.0)
+        said = tuple(f'"{_quote(text, tokens, idiom)}": a harmless way of speaking' for idiom in idioms[:3])
+        return Verdict(
+            text, Category.CIVIL, 0, False, False, 0.9 if tokens else 1.0, said, _matches(tokens, idioms)
+        )  # fmt: skip
     findings = [_finding(text, tokens, hit, pack) for hit in hits[:MAX_MATCHES]]
     worst = max(findings, key=lambda f: (_RANK[f.category], f.severity, f.confidence))
     if worst.category is Category.CIVIL:
@@ -110,12 +113,12 @@ _READS = {
 }
 
 
-def weigh(ruled: Verdict, reading: Reading, pack: Pack) -> Verdict:
+def weigh(ruled: Verdict, reading: Reading, pack: Pack, *, aside: bool = False) -> Verdict:
     """The words' verdict and the meaning's, made one.
 
     Danger wins. An example of the pack that is close enough decides what the words left open. Else the head's
     probability does: over the pack's bar it strikes; where it is all but sure that nothing is meant, it clears
-    words that the rules were not sure of.
+    words that the rules were not sure of. ``aside``: part of it was said to somebody else in the caller's room.
     """
     spec = pack.spec.meaning
     if ruled.category is Category.SAFEGUARD:
@@ -131,12 +134,12 @@ def weigh(ruled: Verdict, reading: Reading, pack: Pack) -> Verdict:
         )  # fmt: skip
     if ruled.directed:
         return _directed(ruled, reading, taught, pack)
-    if taught is not None and taught.category is Category.CIVIL:
+    if aside or (taught is not None and taught.category is Category.CIVIL):
         return ruled
     if taught is not None:
         return _strike(ruled, taught.category, max(taught.similarity - 0.05, reading.attack), bad, pack)
-    excused = any(m.category in _PERSONAL for m in ruled.matches)
-    bar = spec.excused if excused else spec.sworn if ruled.category is Category.OBSCENITY else spec.strike
+    excused = any(m.category in _EXCUSING for m in ruled.matches)
+    bar = spec.excused if excused else spec.sworn if ruled.category in _HEATED else spec.strike
     if reading.attack >= bar:
         return _strike(ruled, reading.category, reading.attack, bad, pack)
     return ruled
@@ -144,7 +147,8 @@ def weigh(ruled: Verdict, reading: Reading, pack: Pack) -> Verdict:
 
 def _directed(ruled: Verdict, reading: Reading, taught: Near | None, pack: Pack) -> Verdict:
     """Words that the rules found aimed at the listener: confirmed, or cleared where the meaning is plainly harmless."""
-    cleared = taught is not None and taught.category is Category.CIVIL and ruled.severity < 3
+    harmless = taught is not None and taught.category is Category.CIVIL and reading.attack < 0.5
+    cleared = harmless and ruled.severity < 3
     if reading.attack < pack.spec.meaning.clear and ruled.severity < 3:
         cleared = True
     if cleared:
@@ -181,6 +185,12 @@ def _taught(bad: Near | None, civil: Near | None, bar: float) -> Near | None:
     first, second = sorted((n or _FAR for n in (bad, civil)), key=lambda n: -n.similarity)
     return first if first.similarity >= bar and first.similarity - second.similarity >= 0.05 else None
 
+
+_EXCUSING = _PERSONAL | {Category.CIVIL}
+"""Found by the rules in words that do not strike: aimed elsewhere, or a harmless idiom. Then meaning must be surer."""
+
+_HEATED = frozenset({Category.OBSCENITY, Category.VENTING})
+"""Anger that the rules know as such: being upset is allowed, so the benefit of the doubt is larger."""
 
 _FAR = Near("", Category.CIVIL, -1.0)
 

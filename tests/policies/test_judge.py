@@ -173,13 +173,13 @@ def test_judge_any_text_gets_a_verdict(text: str) -> None:
     assert 0.0 <= verdict.confidence <= 1.0
 
 
-def test_judge_thousand_lines_take_under_five_seconds(standard: Pack) -> None:
-    """Far under the promised minute, on a slow machine as well."""
+def test_judge_thousand_lines_take_well_under_a_minute(standard: Pack) -> None:
+    """The promise of ``firmline judge``, on a busy machine as well."""
     texts = [row["text"] for row in csv.DictReader(UTTERANCES.read_text(encoding="utf-8").splitlines())]
     started_ms = monotonic_ms()
     for at in range(1_000):
         judge_line(texts[at % len(texts)], standard)
-    assert monotonic_ms() - started_ms < 5_000
+    assert monotonic_ms() - started_ms < 40_000
 
 
 def test_judge_hand_labelled_utterances_hold_their_floor(standard: Pack) -> None:
@@ -197,3 +197,29 @@ def test_judge_hand_labelled_utterances_hold_their_floor(standard: Pack) -> None
     assert not any(v.category is Category.SAFEGUARD for row, v in pairs if row["category"] != "safeguard")
     assert sum(struck) / len(struck) >= 0.85
     assert sum(agree) / len(agree) >= 0.9
+
+
+def _held_out(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((UTTERANCES.parent / name).read_text(encoding="utf-8").splitlines()))
+
+
+def test_judge_safeguard_set_every_crisis_is_caught_and_none_is_struck(standard: Pack) -> None:
+    """Sixty crises, sixty near-misses: all of the first, at most two of the second."""
+    rows = [(row, judge(row["text"], standard)) for row in _held_out("safeguard.csv")]
+    missed = [r["text"] for r, v in rows if r["kind"] == "crisis" and v.category is not Category.SAFEGUARD]
+    paged = [r["text"] for r, v in rows if r["kind"] == "near" and v.category is Category.SAFEGUARD]
+    assert missed == []
+    assert len(paged) <= 2, paged
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Shut up, Bella! Sorry, that's the dog.",
+        "Be quiet, you idiots. Sorry, it's the kids.",
+        "Give it here, you little idiot. Sorry, I'm talking to my son.",
+    ],
+)
+def test_judge_words_to_somebody_else_in_the_room_are_no_strike(standard: Pack, text: str) -> None:
+    """A caller has a home, and a dog in it."""
+    assert not judge(text, standard).strike
