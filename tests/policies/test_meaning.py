@@ -91,7 +91,7 @@ def test_meaning_a_line_of_yaml_teaches(tmp_path: Path, standard: Pack) -> None:
 
 def test_meaning_attack_without_a_swear_word_is_a_strike_with_its_reason(standard: Pack) -> None:
     """What lists cannot see."""
-    verdict = judge("They let somebody like you near customers, do they?", standard)
+    verdict = judge("You have the intelligence of a potato.", standard)
     assert verdict.strike and verdict.directed and verdict.category is Category.INSULT
     assert not verdict.matches
     assert "reads as an attack on the person" in verdict.why[0]
