@@ -186,12 +186,17 @@ def _capacity_result(
 
 
 def stall_percentile_ms(metrics: str, percent: float) -> float:
-    """A percentile of the loop's lateness out of the exposed histogram: the upper bound of its bucket, in ms."""
-    buckets = re.findall(r'^firmline_loop_stall_seconds_bucket\{le="([^"]+)"\} (\S+)$', metrics, re.MULTILINE)
-    total = float(buckets[-1][1]) if buckets else 0.0
-    for bound, count in buckets:
-        if total and float(count) >= total * percent / 100:
-            return float(bound) * 1000
+    """A percentile of the loop's lateness out of the exposed histogram, in ms; straight lines inside a bucket, as
+    Prometheus' ``histogram_quantile`` draws them."""
+    found = re.findall(r'^firmline_loop_stall_seconds_bucket\{le="([^"]+)"\} (\S+)$', metrics, re.MULTILINE)
+    buckets = [(float(bound) * 1000, float(count)) for bound, count in found]
+    wanted = buckets[-1][1] * percent / 100 if buckets else 0.0
+    below_ms, below = 0.0, 0.0
+    for bound_ms, count in buckets:
+        if count >= wanted > 0:
+            inside = (wanted - below) / (count - below) if count > below else 0.0
+            return round(below_ms + inside * (bound_ms - below_ms), 1) if bound_ms != float("inf") else below_ms
+        below_ms, below = bound_ms, count
     return 0.0
 
 
