@@ -61,7 +61,7 @@ def load_prompts(config: Config, pack: Pack) -> Catalogue:
         ConfigError: a file is missing or broken, or the pack names a prompt that is not there.
     """
     catalogue = load_catalogue(Path(config.prompts.directory) if config.prompts.directory else None)
-    missing = catalogue.missing(sorted(pack.spec.prompts.model_dump().values()))
+    missing = catalogue.missing(sorted(pack.prompt_names()))
     if missing:
         where = config.prompts.directory or "the shipped catalogue"
         raise ConfigError(f"pack {pack.name}: prompts not found in {where}: {', '.join(missing)}")

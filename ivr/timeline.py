@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +37,35 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
     Raises:
         FirmlineError: matplotlib is not installed.
     """
-    figure = _figure(rows, title)
+    write_figure(_figure(rows, title), path, lambda svg: _page(title, svg, rows))
+
+
+def new_figure(width_in: float, height_in: float) -> Any:
+    """An empty matplotlib figure.
+
+    Raises:
+        FirmlineError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise FirmlineError("--plot needs matplotlib: pip install 'firmline[plot]'") from None
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def write_figure(figure: Any, path: Path, page: Callable[[str], str]) -> None:
+    """Write ``figure`` to ``path``: as .png, or as the HTML that ``page`` makes around its SVG."""
     if path.suffix.lower() == ".png":
         figure.savefig(path, dpi=110)
         return
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
     drawing = svg.getvalue()
-    path.write_text(_page(title, drawing[drawing.index("<svg") :], rows), encoding="utf-8")
+    path.write_text(page(drawing[drawing.index("<svg") :]), encoding="utf-8")
 
 
 def _figure(rows: Sequence[dict[str, Any]], title: str) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FirmlineError("--plot needs matplotlib: pip install 'firmline[plot]'") from None
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = new_figure(13, 4.2)
     axes = figure.subplots()
     for row in rows:
         _draw_row(axes, row)

@@ -6,11 +6,10 @@ matplotlib (extra ``plot``); ``.html`` is the same drawing as SVG above the figu
 from __future__ import annotations
 
 import html
-import io
 from pathlib import Path
 from typing import Any
 
-from ivr.errors import FirmlineError
+from ivr.timeline import new_figure, write_figure
 from ivr.tuning import Comparison
 
 
@@ -20,22 +19,11 @@ def draw_comparison(found: Comparison, path: Path, *, title: str) -> None:
     Raises:
         FirmlineError: matplotlib is not installed.
     """
-    figure = _figure(found, title)
-    if path.suffix.lower() == ".png":
-        figure.savefig(path, dpi=110)
-        return
-    svg = io.StringIO()
-    figure.savefig(svg, format="svg")
-    drawing = svg.getvalue()
-    path.write_text(_page(found, title, drawing[drawing.index("<svg") :]), encoding="utf-8")
+    write_figure(_figure(found, title), path, lambda svg: _page(found, title, svg))
 
 
 def _figure(found: Comparison, title: str) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FirmlineError("--plot needs matplotlib: pip install 'firmline[plot]'") from None
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = new_figure(11, 4.6)
     left, right = figure.subplots(1, 2)
     for report in found.reports:
         recall = [point[2] for point in report.curve]

@@ -9,18 +9,15 @@ the first one's answer and is not done again, so a client may retry after a lost
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections import OrderedDict
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ivr.api.server import ApiServer
 from ivr.clock import wall_s
 from ivr.demo.exchange import ControlError, Exchange
 from ivr.demo.stack import LOOPBACK
@@ -28,7 +25,6 @@ from ivr.webhooks import WebhookError, verify
 
 _MAX_REMEMBERED = 1000
 _MAX_BODY_BYTES = 64 * 1024
-_STOP_CEILING_S = 5.0
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -107,41 +103,19 @@ def _refusal(status: int, error: str) -> JSONResponse:
     return JSONResponse({"ok": False, "error": error}, status_code=status)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn inside somebody else's loop: leaves the process's signals alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class ControlServer:
     """Serves ``control_app`` on 127.0.0.1. Use as ``async with ControlServer(exchange) as server: server.url``."""
 
     def __init__(self, exchange: Exchange, secret: str | None = None, port: int = 0) -> None:
-        self._app = control_app(exchange, secret)
-        self._port = port
+        self._server = ApiServer(control_app(exchange, secret), LOOPBACK, port)
         self.url = ""
-        self._server: _Server | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._socket: socket.socket | None = None
 
     async def __aenter__(self) -> ControlServer:
-        self._socket = socket.create_server((LOOPBACK, self._port))
-        self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}/control"
-        config = uvicorn.Config(self._app, log_level="warning", access_log=False, lifespan="off", ws="none")
-        config.timeout_graceful_shutdown = 2
-        self._server = _Server(config)
-        # The listening socket is open already, so clients that come before the task runs wait in its backlog.
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+        await self._server.start()
+        self.url = f"http://{LOOPBACK}:{self._server.address[1]}/control"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server is not None and self._task is not None:
-            self._server.should_exit = True
-            await asyncio.wait({self._task}, timeout=_STOP_CEILING_S)
-            self._task.cancel()
-        if self._socket is not None:
-            self._socket.close()
+        await self._server.stop()

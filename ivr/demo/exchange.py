@@ -18,8 +18,8 @@ from enum import StrEnum
 import numpy as np
 
 from ivr.clock import monotonic_ms
-from ivr.demo.stack import HEADER_AGENT, Dialog, Extension, PhoneError, Stack
-from ivr.lines.base import HEADER_CALL, HEADER_SIDE
+from ivr.demo.stack import Dialog, Extension, PhoneError, Stack
+from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
 from policies.types import Side
 
 RING_S = 8.0

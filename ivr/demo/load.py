@@ -28,9 +28,9 @@ from ivr.clock import monotonic_ms
 from ivr.demo.phones import Earful, Phone
 from ivr.demo.recordings import find_prompt
 from ivr.demo.speech import line_pcm
-from ivr.demo.stack import HEADER_AGENT, RATE_HZ, PhoneError, Stack
+from ivr.demo.stack import RATE_HZ, PhoneError, Stack
 from ivr.errors import FirmlineError
-from ivr.lines.base import HEADER_CALL, HEADER_SIDE
+from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
 
 LEGS_A_WORKER = 100
 _DIAL_S = 15.0

@@ -21,11 +21,10 @@ from typing import Any
 from audio.types import PTIME_MS
 from ivr.clock import monotonic_ns
 from ivr.errors import FirmlineError
-from ivr.lines.base import HEADER_CALL, HEADER_SIDE
+from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
 
 RATE_HZ = 8000
 FRAME_BYTES = RATE_HZ * PTIME_MS // 1000 * 2
-HEADER_AGENT = "X-Firmline-Agent"
 LOOPBACK = "127.0.0.1"
 
 _MAX_BUFFERED_FRAMES = 3
