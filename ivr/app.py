@@ -103,7 +103,8 @@ class App:
         self.journal.start()
         self.control = make_control(config)
         world = World(loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to)
-        self.calls = Calls(world, self._engine, listener_factory(config), call_options(config), self.checks)
+        options, kept = call_options(config), config.journal.caller_number
+        self.calls = Calls(world, self._engine, listener_factory(config), options, self.checks, kept)
         self.calls.on_registration_changed = self._registration
         self.line = PyvoipLine(line_options)
         if isinstance(self.control, AsteriskPbx):

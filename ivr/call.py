@@ -121,6 +121,9 @@ class CallCore:
         now_ms: int,
     ) -> None:
         self.call_ref, self.agent_ext = call_ref, agent_ext
+        self.queue: str | None = None
+        self.caller_number: str | None = None
+        """In full, for those who act on the call; how much of it the journal keeps is settled by ``ivr.calls``."""
         self.engine, self.options = engine, options
         self.started_ms = now_ms
         self.phase = Phase.WAITING

@@ -15,7 +15,8 @@ from audio.types import AudioFrame
 from ivr.api.base import CallSummary, Check
 from ivr.call import CallCore, CallOptions
 from ivr.clock import monotonic_ms
-from ivr.lines.base import HEADER_AGENT, Leg, LineStatus
+from ivr.facts import NumberKept, from_headers, number_kept
+from ivr.lines.base import Leg, LineStatus
 from ivr.listener import Listener
 from ivr.session import CallSession, World
 from policies.engine import Engine
@@ -37,10 +38,12 @@ class Calls:
         make_listener: Callable[[Side], Listener],
         options: CallOptions,
         checks: Callable[[], list[Check]],
+        number_kept: NumberKept = NumberKept.LAST4,
     ) -> None:
         self._world = world
         self._make_engine, self._make_listener, self._options = make_engine, make_listener, options
         self._checks = checks
+        self._number_kept = number_kept
         self._by_ref: dict[str, CallSession] = {}
         self._by_leg: dict[str, CallSession] = {}
         self.on_registration_changed: Callable[[LineStatus], None] = lambda _status: None
@@ -133,13 +136,15 @@ class Calls:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _begin(self, ref: str, leg: Leg) -> CallSession:
-        agent_ext = (leg.headers.get(HEADER_AGENT.lower()) or "").strip()[:64] or None
-        engine = self._make_engine(agent_ext)
-        core = CallCore(ref, agent_ext, engine, self._make_listener, self._options, monotonic_ms())
+        facts = from_headers(leg.headers)
+        engine = self._make_engine(facts.agent_ext)
+        core = CallCore(ref, facts.agent_ext, engine, self._make_listener, self._options, monotonic_ms())
+        core.queue, core.caller_number = facts.queue, facts.caller_number
         session = CallSession(uuid.uuid4().hex[:16], core, self._world, self._finished)
         self._by_ref[ref] = session
         self._world.metrics.call_began()
-        session.begin(call_ref=ref, pack=engine.pack.version)
+        number = number_kept(facts.caller_number, self._number_kept)
+        session.begin(call_ref=ref, pack=engine.pack.version, queue=facts.queue, caller_number=number)
         return session
 
     def _finished(self, session: CallSession) -> None:
@@ -155,6 +160,8 @@ class Calls:
             id=session.id,
             call_ref=core.call_ref,
             agent_ext=core.agent_ext,
+            queue=core.queue,
+            caller_number=core.caller_number,
             state=core.phase.value,
             rung=engine.rung.value,
             armed=engine.armed,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from audio.endpoint import EndpointOptions
 from audio.types import PTIME_MS
 from ivr.errors import ConfigError
+from ivr.facts import NumberKept
 from ivr.lines.base import LineOptions
 from policies import yamltext
 
@@ -220,6 +221,7 @@ class JournalConfig(Section):
     path: Annotated[str, Field(min_length=1)] = "firmline.db"
     store_words: bool = True
     retention_days: Annotated[int, Field(ge=0, le=3650)] = 90
+    caller_number: Annotated[NumberKept, Field(strict=False)] = NumberKept.LAST4
 
 
 class ApiConfig(Section):

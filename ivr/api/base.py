@@ -25,6 +25,8 @@ class CallSummary:
     playing: str | None
     countdown_ms: int | None
     mode: str = "full"
+    queue: str | None = None
+    caller_number: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ class CallOut(BaseModel):
     id: str = Field(description="Firmline's id of the call, for the other paths")
     call_ref: str = Field(description="The PBX's own id of the call (header X-Firmline-Call)")
     agent_ext: str | None = Field(description="The agent's extension, when the PBX told it")
+    queue: str | None = Field(description="The queue by which the call came, when the PBX told it")
+    caller_number: str | None = Field(description="The caller's number in full, when the PBX told it; not stored here")
     state: str = Field(description="Where the call stands")
     rung: str = Field(description="Where the boundary ladder stands")
     armed: bool = Field(description="False while automatic endings are off")

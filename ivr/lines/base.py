@@ -21,6 +21,10 @@ HEADER_CALL = "X-Firmline-Call"
 HEADER_SIDE = "X-Firmline-Side"
 HEADER_AGENT = "X-Firmline-Agent"
 """Optional: the extension of the agent on this call, so that their hotkey finds it."""
+HEADER_QUEUE = "X-Firmline-Queue"
+"""Optional: the queue by which the call came."""
+HEADER_NUMBER = "X-Firmline-Number"
+"""Optional: the caller's number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,16 +19,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from ivr.clock import monotonic_ms
 from ivr.errors import PbxError
-from ivr.lines.base import HEADER_AGENT, HEADER_CALL, HEADER_SIDE
+from ivr.facts import CallFacts
+from ivr.lines.base import HEADER_CALL, HEADER_SIDE
 from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
-from ivr.pbx.inquiry import AsteriskOptions, EventProbe, unreachable
+from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
 from ivr.pbx.watch import TAP_PREFIX, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
@@ -53,6 +55,7 @@ class AsteriskPbx:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Future[None]] = set()
         self._paused: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._facts: dict[str, CallFacts] = {}
         self._tap_problem: str | None = None
         self._deaf_problem: str | None = None
         self._probe = EventProbe()
@@ -141,6 +144,7 @@ class AsteriskPbx:
                 case DropTap():
                     self._spawn(self._drop(command))
                 case CallOver():
+                    self._facts.pop(command.call_ref, None)
                     self._tap_problem = None  # what went wrong with that call's taps is no news any more
                     self.on_call_over(command.call_ref)
         self._disarm()
@@ -160,7 +164,8 @@ class AsteriskPbx:
             self._timer = None
 
     async def _place(self, tap: PlaceTap) -> None:
-        headers = {HEADER_CALL: tap.call_ref, HEADER_SIDE: tap.side.value, HEADER_AGENT: tap.agent_ext}
+        facts = await self._facts_of(tap)
+        headers = {HEADER_CALL: tap.call_ref, HEADER_SIDE: tap.side.value, **facts.headers()}
         try:
             await self._ami.action(
                 "Originate",
@@ -178,6 +183,17 @@ class AsteriskPbx:
             log.warning("tap not placed", call_ref=tap.call_ref, side=tap.side.value, error=str(exc))
             self._watch.tap_failed(tap.tap_id, monotonic_ms())
             self._carry_out([])
+
+    async def _facts_of(self, tap: PlaceTap) -> CallFacts:
+        """Asked once a call, when it is first tapped: later a transfer may have taken the caller out of the queue."""
+        call = self._watch.call(tap.call_ref)
+        caller = None if call is None else self._watch.channel(call.caller)
+        if tap.call_ref not in self._facts and caller is not None:
+            facts = await caller_facts(self._ami, caller.name)
+            if self._watch.call(tap.call_ref) is not None:
+                self._facts.setdefault(tap.call_ref, facts)
+        known = self._facts.get(tap.call_ref, CallFacts())
+        return replace(known, agent_ext=tap.agent_ext)
 
     async def _drop(self, tap: DropTap) -> None:
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ivr.errors import PbxError
+from ivr.facts import CallFacts, phone_number, queue_name
 from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
 
 NEEDED_ACTIONS = {
@@ -94,6 +95,20 @@ async def unreachable(ami: AmiClient, context: str, target: str) -> str | None:
     if status == _STATE_UNAVAILABLE:
         return f"no phone is registered at {target}"
     return f"{target} is busy" if status == _STATE_BUSY else None
+
+
+async def caller_facts(ami: AmiClient, channel: str) -> CallFacts:
+    """Queue and number of the caller on ``channel``, as far as the PBX tells them; what it does not is ``None``.
+
+    A caller who came by a queue is still in it while an agent speaks with them: their channel runs ``Queue(name,...)``.
+    """
+    try:
+        rows = await ami.event_list("Status", ("Channel", channel))
+    except PbxError:  # gone meanwhile, or no answer in time: the call is tapped all the same
+        return CallFacts()
+    row = next((row for row in rows if row.event == "Status"), AmiMessage(()))
+    queue = row.get("Data").split(",")[0] if row.get("Application").lower() == "queue" else ""
+    return CallFacts(None, queue_name(queue), phone_number(row.get("CallerIDNum")))
 
 
 async def _value(ami: AmiClient, expression: str) -> str:

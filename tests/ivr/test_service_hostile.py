@@ -176,6 +176,20 @@ async def test_call_refs_with_odd_characters_are_just_names(site: Site, peer_of:
         await eventually(partial(stored_end, site, ref))
 
 
+async def test_queue_and_number_told_by_headers_are_shown_and_kept_in_part(site: Site, peer_of: PeerOf) -> None:
+    """The API has them whole while the call lasts, the journal the last digits; unusable ones are left out."""
+    told = ("X-Firmline-Queue: support", "X-Firmline-Number: +44 1632 960011")
+    leg = await (await peer_of()).call(headers=(*tapping("facts", "caller"), *told))
+    odd = ("X-Firmline-Queue: a,b\tc", "X-Firmline-Number: sip:1;drop")
+    other = await (await peer_of()).call(headers=(*tapping("odd", "caller"), *odd))
+    shown = {each["call_ref"]: (each["queue"], each["caller_number"]) for each in await listed(site)}
+    assert shown["facts"] == ("support", "+441632960011") and shown["odd"] == (None, None)
+    began = next(r for r in site.rows if r["event"] == "call_started" and r["data"]["call_ref"] == "facts")
+    assert (began["data"]["queue"], began["data"]["caller_number"]) == ("support", "***0011")
+    for each in (leg, other):
+        await each.ask("BYE", 200)
+
+
 async def stored_end(site: Site, ref: str) -> bool:
     """The journal file has the call's end."""
     return [event for event, _ in site.stored(ref)][-1:] == ["call_ended"]

@@ -187,6 +187,8 @@ async def test_queue_call_to_a_local_member_is_tapped_and_its_agent_can_be_pause
         caller, _agent = await talking(world, "pat", "201", target="600")
         await beside.ears.both()
         assert beside.call.agent_ext == "201"
+        for leg in beside.ears.ever:
+            assert (leg.headers["x-firmline-queue"], leg.headers["x-firmline-number"]) == ("support", "pat")
         await beside.pbx.pause_agent(beside.call, "test")
         assert "paused" in world.server.cli("queue show support")
         await caller.hang_up()
