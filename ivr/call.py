@@ -26,6 +26,7 @@ from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind, Transcript
 from ivr import effects as fx
 from ivr.drafts import DraftOptions
 from ivr.hearing import Final, Hearing, Shown
+from ivr.keys import HeldKeys
 from ivr.listener import LevelSample, Listener
 from ivr.types import JournalEvent, LiveEvent
 from policies import types as pol
@@ -132,6 +133,7 @@ class CallCore:
         self._conduct = ConductWatch(engine.pack.spec.conduct)
         self._legs: dict[Side, _Leg] = {}
         self._hearing = Hearing(options.drafts, self._token, lambda effect: self._out.append(effect))
+        self._held_keys = HeldKeys()
         self._last_token = 0
         self._play: fx.Play | None = None
         self._echo_until_ms: int | None = None
@@ -300,7 +302,9 @@ class CallCore:
     # --- people, prompts, PBX -----------------------------------------------------------------------------------------
 
     def hotkey(self, hotkey: pol.Hotkey, now_ms: int) -> list[fx.Effect]:
-        """A person pressed a key: journalled first, then obeyed."""
+        """A person pressed a key: journalled first, then obeyed. A key that is held down is one press."""
+        if not self._held_keys.fresh(hotkey, now_ms):
+            return []
         self._journal(JournalEvent.HOTKEY, now_ms, {"key": hotkey.key.value, "by": hotkey.by})
         self._act(self.engine.hear(hotkey, now_ms), now_ms)
         return self._flush()

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from ivr.api.patience import PatientH11
 from ivr.errors import FirmlineError
 
 GRACE_S = 1
@@ -74,7 +75,7 @@ class ApiServer:
             log_config=None,
             lifespan="off",
             loop="asyncio",
-            http="h11",
+            http=PatientH11,
             ws="websockets-sansio",
             ws_max_size=64 * 1024,
             server_header=False,

@@ -20,6 +20,7 @@ from ivr.api.app import create_app
 from ivr.api.base import CallSummary, Check
 from ivr.api.feed import EventFeed
 from ivr.api.guard import is_loopback_host
+from ivr.api.patience import PatientH11
 from ivr.api.server import ApiServer
 from ivr.errors import FirmlineError
 from ivr.metrics import Metrics
@@ -354,3 +355,27 @@ async def test_server_leaves_signal_handlers_alone() -> None:
     await service.server.start()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     await service.server.stop()
+
+
+async def test_server_closes_connections_that_never_finish_a_request(
+    service: Service, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence and half a request are given up; an event stream and a slow answer's connection are not."""
+    monkeypatch.setattr(PatientH11, "header_timeout_s", 0.3)
+    host, port = service.server.address
+    async with service.watch() as watcher:
+        silent_reader, silent = await asyncio.open_connection(host, port)
+        half_reader, half = await asyncio.open_connection(host, port)
+        half.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        again_reader, again = await asyncio.open_connection(host, port)
+        again.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in await again_reader.readuntil(b"\r\n\r\n")
+        again.write(b"GET /heal")
+        async with asyncio.timeout(3):
+            assert await silent_reader.read() == b"" and await half_reader.read() == b""
+            assert (await again_reader.read()).endswith(b"}")
+        for writer in (silent, half, again):
+            writer.close()
+        service.feed.publish(ROW)
+        assert json.loads(await asyncio.wait_for(watcher.recv(), 2))["call_id"] == "c1"
+    assert (await http.get("/healthz")).status_code == 200
