@@ -21,8 +21,11 @@ from ivr.api.server import ApiServer
 from ivr.asr import AsrPool
 from ivr.calls import Calls
 from ivr.config import Config, resolve_secret
+from ivr.database import Database, sqlite_path
+from ivr.ladders import LadderStore
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
+from ivr.memory import Memory
 from ivr.metrics import Metrics
 from ivr.parts import asr_options, asterisk_options, call_options, listener_factory, load_parts
 from ivr.pbx.asterisk import AsteriskPbx
@@ -101,8 +104,20 @@ class App:
         )
         self._stack.callback(self.journal.stop)
         self.journal.start()
+        ladders = LadderStore(Database(sqlite_path(config.journal.path)))
+        self._stack.callback(ladders.stop)
+        ladders.start()
         self.control = make_control(config)
-        world = World(loop, self.asr, self.parts.catalogue, self.control, self, self.metrics, config.pbx.transfer_to)
+        world = World(
+            loop,
+            self.asr,
+            self.parts.catalogue,
+            self.control,
+            self,
+            self.metrics,
+            config.pbx.transfer_to,
+            Memory([ladders]),
+        )
         options, kept = call_options(config), config.journal.caller_number
         self.calls = Calls(world, self._engine, listener_factory(config), options, self.checks, kept)
         self.calls.on_registration_changed = self._registration

@@ -28,11 +28,13 @@ from ivr.drafts import DraftOptions
 from ivr.hearing import Final, Hearing, Shown
 from ivr.keys import HeldKeys
 from ivr.listener import LevelSample, Listener
+from ivr.memory import Recalled, about
 from ivr.types import JournalEvent, LiveEvent
 from policies import types as pol
 from policies.conduct import ConductWatch, LevelHeard, Measured, TurnHeard, WordsHeard
 from policies.engine import Engine
 from policies.ladder import Rung
+from policies.resume import joined
 from policies.types import Audience, EndKind, Side
 
 
@@ -184,6 +186,27 @@ class CallCore:
         """The human call is over, or we are stopping: forget it."""
         if self.phase is not Phase.ENDED:
             self._finish(why, now_ms)
+        return self._flush()
+
+    def resume(self, recalled: Recalled, wall_ms: int, now_ms: int) -> list[fx.Effect]:
+        """Go on where an earlier process left this call; people are told where it stands."""
+        note, pack = recalled.note, self.engine.pack
+        state = None if note is None else note.resumed(pack, now_ms, wall_ms)
+        if self.phase is Phase.ENDED or (note is None and not recalled.problem):
+            return self._flush()
+        if note is None or state is None:
+            why = "what was remembered of this call is too old" if note else "what was remembered cannot be read"
+            self._signal(now_ms, "not_resumed", f"{why}; its ladder starts afresh")
+            return self._flush()
+        before, self.engine.state = self.engine.rung, joined(state, self.engine.state)
+        particulars = about(note, state, pack, wall_ms)
+        self._journal(JournalEvent.SIGNAL, now_ms, {"action": "resumed", **particulars})
+        why = "remembered from before Firmline was restarted, or from the Firmline that had this call before"
+        if self.engine.rung is not before:
+            moved = {"from": before.value, "to": self.engine.rung.value, "cause": "resumed", "why": why, "by": "memory"}
+            self._journal(JournalEvent.RUNG, now_ms, {**moved, "pack": pack.version})
+        cut = f"; {note.under_way} was cut off and is not carried on by itself" if note.under_way else ""
+        self._out.append(fx.Tell(Audience.AGENT, f"This call goes on at {self.engine.rung.value}{cut}."))
         return self._flush()
 
     # --- sound and words ----------------------------------------------------------------------------------------------

@@ -125,13 +125,21 @@ class Calls:
         session = self._by_ref.get(call_ref)
         if session is not None:
             session.human_call_over()
+        else:
+            self._world.memory.forget(call_ref)
+
+    def claimed_elsewhere(self, call_ref: str) -> None:
+        """Another Firmline has this call now."""
+        session = self._by_ref.get(call_ref)
+        if session is not None:
+            session.leave("another Firmline is beside this call")
 
     # --- shutdown -----------------------------------------------------------------------------------------------------
 
     def close_all(self, why: str) -> None:
-        """Forget every call; tap legs are hung up, human calls are not touched."""
+        """We stop: tap legs are hung up, human calls are not touched, their ladders are remembered."""
         for session in list(self._by_ref.values()):
-            session.close(why)
+            session.leave(why)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -150,6 +158,8 @@ class Calls:
     def _finished(self, session: CallSession) -> None:
         if self._by_ref.get(session.core.call_ref) is session:
             del self._by_ref[session.core.call_ref]
+        if not session.leaving:
+            self._world.memory.forget(session.core.call_ref)
         self._world.metrics.call_ended()
 
     def _summary(self, session: CallSession) -> CallSummary:

@@ -57,6 +57,15 @@ EVENTS = sa.Table(
     sa.Column("data", sa.JSON, nullable=False),
 )
 
+LADDERS = sa.Table(
+    "ladders",
+    _META,
+    sa.Column("call_ref", sa.String(255), primary_key=True),
+    sa.Column("wall_ms", sa.BigInteger, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+)
+"""Live calls only: see ``ivr.ladders``."""
+
 
 def sqlite_path(url: str) -> Path:
     """The file that ``url`` names: a plain path, or ``sqlite:///path`` (four slashes for an absolute one).
@@ -141,6 +150,41 @@ class Database:
             connection.execute(sa.delete(CALLS).where(CALLS.c.started_at < before_iso, ~has_events))
         return deleted
 
+    def keep_ladders(self, rows: list[dict[str, Any]], over: list[str]) -> None:
+        """Replace the notes of live calls and delete those of calls that are over; in one transaction.
+
+        On a connection of its own, as ``prune``.
+
+        Raises:
+            StoreError, sa.exc.SQLAlchemyError: nothing was written.
+        """
+        if not self.path.exists():  # SQLite would begin an empty file without a schema
+            raise StoreError(f"journal: {self.path} is missing")
+        with self._engine.begin() as connection:
+            if rows:
+                connection.execute(self._upsert(LADDERS, "call_ref"), rows)
+            if over:
+                connection.execute(sa.delete(LADDERS).where(LADDERS.c.call_ref.in_(over)))
+
+    def prune_ladders(self, before_wall_ms: int) -> None:
+        """Delete notes that were written before.
+
+        Raises:
+            sa.exc.SQLAlchemyError: nothing was deleted.
+        """
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(LADDERS).where(LADDERS.c.wall_ms < before_wall_ms))
+
+    def ladder(self, call_ref: str) -> str | None:
+        """The note of a live call.
+
+        Raises:
+            StoreError: the file is missing or cannot be read.
+        """
+        with self.reading() as connection:
+            found = connection.execute(sa.select(LADDERS.c.note).where(LADDERS.c.call_ref == call_ref)).scalar()
+        return None if found is None else str(found)
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection of its own, for one reader on any thread.
@@ -193,6 +237,12 @@ class Database:
         if self._engine.dialect.name == "postgresql":
             return postgresql.insert(table).on_conflict_do_nothing(index_elements=[key])
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+    def _upsert(self, table: sa.Table, key: str) -> sa.Insert:
+        make = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        statement = make(table)
+        others = {c.name: statement.excluded[c.name] for c in table.c if c.name != key}
+        return statement.on_conflict_do_update(index_elements=[key], set_=others)
 
 
 def reason(exc: BaseException) -> str:

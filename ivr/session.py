@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -17,13 +17,15 @@ import structlog
 from audio.prompts import Catalogue
 from audio.types import AudioFrame, Segment, SegmentKind, Transcript
 from ivr import effects as fx
-from ivr.call import CallCore
-from ivr.clock import monotonic_ms, wall_iso
+from ivr.call import CallCore, Phase
+from ivr.clock import monotonic_ms, wall_iso, wall_s
 from ivr.errors import PbxError
 from ivr.lines.base import Leg, Playback, PlaybackResult
+from ivr.memory import Memory, Note
 from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef, PbxControl
 from ivr.types import JournalEvent, JournalRow, LiveRow
+from policies.ladder import LadderState
 from policies.types import EndKind, Hotkey, Side
 
 log = structlog.get_logger("firmline.call")
@@ -62,6 +64,7 @@ class World:
     sink: Sink
     metrics: Metrics
     transfer_to: str
+    memory: Memory = field(default_factory=Memory)
 
 
 class CallSession:
@@ -79,13 +82,23 @@ class CallSession:
         self._timer_due_ms = 0
         self._ending_tasks = 0
         self._over_meanwhile = False
+        self._kept = LadderState()
+        self._recalled = False
+        self.leaving = False
+        """We go and the call lives on: what its ladder left is for whoever comes next."""
         self._log = log.bind(call=call_id, call_ref=core.call_ref)
 
     # --- what happens to the call -------------------------------------------------------------------------------------
 
     def begin(self, **data: Any) -> None:
-        """First row of the journal."""
+        """First row of the journal; what an earlier process left of this call is looked up meanwhile."""
         self._do(self.core.begin, data)
+        self._spawn(self._recall())
+
+    async def _recall(self) -> None:
+        recalled = await self._world.memory.recall(self.core.call_ref)
+        self._recalled = True
+        self._do(self.core.resume, recalled, round(wall_s() * 1000))
 
     def leg_up(self, leg: Leg, side: Side) -> None:
         """A tap leg is answered."""
@@ -113,6 +126,11 @@ class CallSession:
         else:
             self.close(CALL_OVER)
 
+    def leave(self, why: str) -> None:
+        """We go, the call lives on: its tap legs are hung up, and its ladder is remembered."""
+        self.leaving = True
+        self.close(why)
+
     def close(self, why: str) -> None:
         """Forget the call; its tap legs are hung up, the human call is not touched."""
         self._do(self.core.close, why)
@@ -136,7 +154,17 @@ class CallSession:
             except Exception:
                 self._world.metrics.internal_error("call")
                 self._log.exception("an effect failed; the call goes on", effect=type(effect).__name__)
+        self._remember(now_ms)
         self._arm_timer()
+
+    def _remember(self, now_ms: int) -> None:
+        """Leave a note of the ladder as it stands, if it moved; not before its past was read."""
+        state = self.core.engine.state
+        if not self._recalled or state == self._kept or self.core.phase is Phase.ENDED:
+            return
+        self._kept = state
+        note = Note.of(self.id, self.core.engine.pack, state, now_ms, round(wall_s() * 1000))
+        self._world.memory.keep(self.core.call_ref, note)
 
     def _arm_timer(self) -> None:
         """Wake at the core's next deadline. A timer that is due sooner stays: waking early is harmless, and a deadline

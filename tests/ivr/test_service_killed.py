@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +15,7 @@ import pytest_asyncio
 
 from ivr.clock import monotonic_ms, wall_s
 from ivr.demo.exchange import CallState
+from policies.types import Side
 from tests.ivr.service import LiveCall, Site, alive, children, eventually
 
 pytestmark = [pytest.mark.sip, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
@@ -81,6 +84,45 @@ async def test_killed_service_leaves_the_call_alone_and_the_next_one_reads_its_j
 
 async def _ended(pids: list[int]) -> bool:
     return not any(alive(pid) for pid in pids)
+
+
+async def test_killed_service_is_followed_by_one_that_knows_every_rung(site: Site) -> None:
+    """Warned, counting down and disarmed are found again when the exchange taps again; nothing fires, nothing plays."""
+    await site.ensure_service()
+    warned, counting, disarmed = [await site.call() for _ in range(3)]
+    await warned.warned()
+    await counting.warned()
+    await during_the_countdown(counting)
+    await site.service.press(disarmed.ext, "disarm")
+    await disarmed.until("rung", to="disarmed")
+    await site.stack.clock.pause(100)
+    os.kill(site.service.pid, signal.SIGKILL)
+    await site.restart()
+    calls = (warned, counting, disarmed)
+    for call in calls:
+        for side in Side:
+            site.stack.spawn(site.exchange._tap(site.exchange.calls[call.ref], side, site.service.uri))
+    for call, rung in zip(calls, ("warned", "warned", "disarmed"), strict=True):
+        found = await call.until("signal", action="resumed")
+        assert found["data"]["rung"] == rung and found["data"]["continues"] != found["call_id"]
+        assert not found["data"]["pack_changed"]
+    assert "the ending (transfer)" in (await counting.until("signal", action="resumed"))["data"]["under_way"]
+    await site.stack.clock.pause(3_000)  # longer than the countdown that was under way
+    now = {c["call_ref"]: c["rung"] for c in (await site.get("/api/calls")).json()}
+    assert [now[call.ref] for call in calls] == ["warned", "warned", "disarmed"]
+    for call in calls:
+        restarted = [i for i, row in enumerate(call.rows) if row["event"] == "call_started"][-1]
+        assert not [row for row in call.rows[restarted:] if row["event"].startswith("action")]
+        assert site.exchange.calls[call.ref].state is CallState.BRIDGED
+    await asyncio.gather(*(call.caller.hang_up() for call in calls))
+    for call in calls:
+        await call.until("call_ended")
+    with contextlib.closing(sqlite3.connect(site.folder / "service" / "journal.db", timeout=5)) as db:
+        await eventually(lambda: _forgotten(db, {call.ref for call in calls}))
+
+
+async def _forgotten(db: sqlite3.Connection, refs: set[str]) -> bool:
+    return not refs & {ref for (ref,) in db.execute("SELECT call_ref FROM ladders")}
 
 
 async def test_stopped_service_hangs_up_its_legs_and_leaves_the_call_alone(site: Site) -> None:

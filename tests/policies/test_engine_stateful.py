@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ivr.judge import load_pack
 from policies.engine import Engine
-from policies.ladder import LadderState, Rung
+from policies.ladder import CLIMB, LadderState, Rung
+from policies.resume import at_rest, shifted, under
 from policies.types import (
     Action,
     CallEnded,
@@ -158,6 +161,30 @@ class CallMachine(RuleBasedStateMachine):
         self.take(self.engine.hear(EndingFailed("no answer"), self.now_ms))
         if self.engine.rung is not Rung.ENDING:
             self.deadline_ms, self.pressed_end = None, False
+
+    @rule(other=st.sampled_from([None, None, "standard", "strict", "shadow"]), down_ms=st.sampled_from([0, 2_000]))
+    def restart(self, other: str | None, down_ms: int) -> None:
+        """The process dies and another goes on, perhaps under another pack: nothing plays, nothing counts down."""
+        if self.over:
+            return
+        old = self.engine
+        rest, _ = at_rest(old.state)
+        left = LadderState.from_json(json.loads(json.dumps(shifted(rest, -self.now_ms).to_json())))
+        self.now_ms += down_ms
+        self.name = other or self.name
+        self.engine = Engine(_PACKS[other]) if other else Engine(old.pack)
+        self.engine.state = under(self.engine.pack, shifted(left, self.now_ms - down_ms), old.pack.version)
+        state = self.engine.state
+        assert state.pending is None and state.countdown is None and state.asked_from is None
+        assert state.rung not in (Rung.ENDING, Rung.ENDED)
+        assert (state.rung is Rung.DISARMED) == (rest.rung is Rung.DISARMED)
+        if old.rung is Rung.DISARMED:
+            assert state.rung is Rung.DISARMED
+        if self.engine.pack.version != old.pack.version:
+            self.warned, self.counted = False, 0
+        elif rest.rung in CLIMB:
+            assert state.rung is rest.rung
+        self.playing, self.deadline_ms, self.pressed_end = [], None, False
 
     @rule(really=st.integers(0, 9))
     def call_ended(self, really: int) -> None:
