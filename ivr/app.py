@@ -17,6 +17,7 @@ import ivr
 from ivr.api.app import create_app
 from ivr.api.base import Check
 from ivr.api.feed import EventFeed
+from ivr.api.parts import api_access, api_hosts, api_reach
 from ivr.api.server import ApiServer
 from ivr.asr import AsrPool
 from ivr.calls import Calls
@@ -93,6 +94,7 @@ class App:
         config, loop = self.config, asyncio.get_running_loop()
         self.parts = await asyncio.to_thread(load_parts, config)  # a hub may be asked: minutes
         line_options = config.line.options()
+        self.access = api_access(config)
         ears = config.ears
         self.asr = AsrPool(self.parts.model, ears.workers, ears.threads, options=asr_options(config))
         self._stack.push_async_callback(self.asr.stop)
@@ -124,7 +126,9 @@ class App:
         self.line = PyvoipLine(line_options)
         if isinstance(self.control, AsteriskPbx):
             self.control.on_call_over = self.calls.call_over
-        self.api = ApiServer(create_app(self.calls, self.metrics, self.feed), config.api.host, config.api.port)
+        self.feed.agent_of = self.calls.agent_of
+        api = create_app(self.calls, self.metrics, self.feed, access=self.access, hosts=api_hosts(config))
+        self.api = ApiServer(api, config.api.host, config.api.port, api_reach(config))
         self._stack.push_async_callback(self.api.stop)
         await self.api.start()
         self.stall = StallMonitor(self.metrics)
@@ -188,7 +192,7 @@ class App:
             "line": f"sip:{self.config.line.username}@{host}:{port}",
             "pbx": self._pbx_words(),
             "model": f"{self.parts.model.name} ({self.parts.model.source})",
-            "api": f"http://{api_host}:{api_port}",
+            "api": f"{self.api.scheme}://{api_host}:{api_port}",
         }
 
     @property

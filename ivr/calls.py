@@ -7,6 +7,7 @@ Owns: the map from ``X-Firmline-Call`` to a session, admission of tap legs, and 
 from __future__ import annotations
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -26,6 +27,8 @@ log = structlog.get_logger("firmline.calls")
 
 MAX_REF_CHARS = 128
 """Longer than any PBX's own call id (Asterisk's Linkedid has about 30); keeps keys and journal rows small."""
+MAX_REMEMBERED = 4_096
+"""Calls whose agent is remembered: all live ones, and those that ended lately."""
 
 
 class Calls:
@@ -46,6 +49,7 @@ class Calls:
         self._number_kept = number_kept
         self._by_ref: dict[str, CallSession] = {}
         self._by_leg: dict[str, CallSession] = {}
+        self._agents: OrderedDict[str, str | None] = OrderedDict()
         self.on_registration_changed: Callable[[LineStatus], None] = lambda _status: None
 
     # --- LineEvents ---------------------------------------------------------------------------------------------------
@@ -102,17 +106,26 @@ class Calls:
         mine = [s.id for s in self._by_ref.values() if s.core.agent_ext == ext]
         return mine[-1] if mine else None
 
+    def summary(self, call_id: str) -> CallSummary | None:
+        """One live call, by our id or the PBX's."""
+        session = self._find(call_id)
+        return None if session is None else self._summary(session)
+
+    def agent_of(self, call_id: str) -> str | None:
+        """The extension of a call that is live or was lately: its last rows are for the same eyes."""
+        return self._agents.get(call_id)
+
     def press(self, call_id: str, hotkey: Hotkey) -> CallSummary:
         """Deliver a key press.
 
         Raises:
             KeyError: no live call of that id.
         """
-        for session in self._by_ref.values():
-            if call_id in (session.id, session.core.call_ref):
-                session.hotkey(hotkey)
-                return self._summary(session)
-        raise KeyError(call_id)
+        session = self._find(call_id)
+        if session is None:
+            raise KeyError(call_id)
+        session.hotkey(hotkey)
+        return self._summary(session)
 
     def checks(self) -> list[Check]:
         """What ``/readyz`` reports."""
@@ -143,6 +156,10 @@ class Calls:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _find(self, call_id: str) -> CallSession | None:
+        mine = (s for s in self._by_ref.values() if call_id in (s.id, s.core.call_ref))
+        return next(mine, None)
+
     def _begin(self, ref: str, leg: Leg) -> CallSession:
         facts = from_headers(leg.headers)
         engine = self._make_engine(facts.agent_ext)
@@ -150,6 +167,9 @@ class Calls:
         core.queue, core.caller_number = facts.queue, facts.caller_number
         session = CallSession(uuid.uuid4().hex[:16], core, self._world, self._finished)
         self._by_ref[ref] = session
+        self._agents[session.id] = core.agent_ext
+        if len(self._agents) > MAX_REMEMBERED:
+            self._agents.popitem(last=False)
         self._world.metrics.call_began()
         number = number_kept(facts.caller_number, self._number_kept)
         session.begin(call_ref=ref, pack=engine.pack.version, queue=facts.queue, caller_number=number)

@@ -6,6 +6,8 @@ import asyncio
 import socket
 
 from ivr.api.base import Check
+from ivr.api.parts import api_access, api_reach
+from ivr.api.server import check_tls
 from ivr.asr import AsrPool
 from ivr.config import Config, resolve_secret
 from ivr.errors import FirmlineError
@@ -78,6 +80,11 @@ def _journal(config: Config) -> Check:
 
 def _api_port(config: Config) -> Check:
     host, port = config.api.host, config.api.port
+    try:
+        access, reach = api_access(config), api_reach(config)
+        check_tls(reach)
+    except FirmlineError as exc:
+        return Check("api", False, str(exc))
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -85,7 +92,9 @@ def _api_port(config: Config) -> Check:
         except OSError as exc:
             fix = "is Firmline already running? else choose another api.port"
             return Check("api", False, f"http://{host}:{port} cannot be used: {exc.strerror} ({fix})")
-    return Check("api", True, f"http://{host}:{port}")
+    scheme = "https" if reach.tls_cert else "http"
+    who = "whoever is on this machine" if access.open else f"tokens of {config.api.tokens}"
+    return Check("api", True, f"{scheme}://{host}:{port}, open to {who}")
 
 
 class _Watch:

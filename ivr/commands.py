@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ivr import token_command  # noqa: F401  registers itself
 from ivr.cli import Context, cli, shared_options
 from ivr.config import Config
 from ivr.errors import FirmlineError, WavError

@@ -57,6 +57,15 @@ def _ip(value: str) -> str:
     return value
 
 
+def _networks(value: list[str]) -> list[str]:
+    for item in value:
+        try:
+            ipaddress.IPv4Network(item)
+        except ValueError as exc:
+            raise ValueError(f"expected networks such as 192.0.2.0/24, found {item!r} ({exc})") from None
+    return value
+
+
 class LineConfig(Section):
     """How we appear to the PBX."""
 
@@ -82,12 +91,7 @@ class LineConfig(Section):
     @field_validator("trusted_peers")
     @classmethod
     def _peers_are_networks(cls, value: list[str]) -> list[str]:
-        for item in value:
-            try:
-                ipaddress.IPv4Network(item)
-            except ValueError as exc:
-                raise ValueError(f"expected networks such as 192.0.2.0/24, found {item!r} ({exc})") from None
-        return value
+        return _networks(value)
 
     @model_validator(mode="after")
     def _ports_hold_the_legs(self) -> Self:
@@ -225,20 +229,48 @@ class JournalConfig(Section):
 
 
 class ApiConfig(Section):
-    """HTTP for keys, pages and probes."""
+    """HTTP for keys, pages and probes, and how others than this machine reach it."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    tokens: Annotated[str, Field(min_length=1)] = "firmline-tokens.json"
+    public_hosts: list[Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]+(:[0-9]{1,5})?$", max_length=255)]] = Field(
+        default=[]
+    )
+    trusted_proxies: list[str] = Field(default=[])
+    tls_cert: str = ""
+    tls_key: str = ""
 
     @field_validator("host")
     @classmethod
-    def _loopback_only(cls, value: str) -> str:
-        if not ipaddress.IPv4Address(_ip(value)).is_loopback:
+    def _host_is_ipv4(cls, value: str) -> str:
+        return _ip(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, value: list[str]) -> list[str]:
+        return _networks(value)
+
+    @model_validator(mode="after")
+    def _others_come_safely(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key belong together: set both, or neither")
+        if not self.loopback and not self.tls_cert and not self.trusted_proxies:
             raise ValueError(
-                f"found {value!r}; only loopback (127.0.0.1) is allowed until access tokens exist: put a reverse proxy "
-                "with authentication in front to reach it from elsewhere"
+                f"host is {self.host}, which others can reach, so either tls_cert and tls_key or trusted_proxies must "
+                "be set (and tokens made: firmline token add); or keep host 127.0.0.1"
             )
-        return value
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether we listen for this machine alone."""
+        return ipaddress.IPv4Address(self.host).is_loopback
+
+    @property
+    def only_here(self) -> bool:
+        """Whether nobody but this machine can reach us: then, without tokens, the API is open."""
+        return self.loopback and not self.trusted_proxies and not self.public_hosts
 
 
 class LogConfig(Section):

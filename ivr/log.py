@@ -158,9 +158,14 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _RequestFilter(logging.Filter):
-    """Takes query strings out of uvicorn's lines: they may hold anything. Probes that went well are for debugging."""
+    """Takes query strings out of uvicorn's lines: they may hold anything. Probes that went well are for debugging.
+
+    What its WebSocket library says below INFO is headers and frames: tokens and callers' words.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == "uvicorn.error" and record.levelno < logging.INFO:
+            return False
         if isinstance(record.args, tuple):
             record.args = tuple(
                 arg.partition("?")[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args

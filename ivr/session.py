@@ -24,7 +24,7 @@ from ivr.lines.base import Leg, Playback, PlaybackResult
 from ivr.memory import Memory, Note
 from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef, PbxControl
-from ivr.types import JournalEvent, JournalRow, LiveRow
+from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
 from policies.ladder import LadderState
 from policies.types import EndKind, Hotkey, Side
 
@@ -206,6 +206,9 @@ class CallSession:
             case fx.Tell():
                 self._log.info("told", audience=effect.audience.value, detail=effect.text, page=effect.page)
                 self._world.metrics.told(effect.audience.value, page=effect.page)
+                told = {"audience": effect.audience.value, "detail": effect.text, "page": effect.page}
+                t_ms = monotonic_ms() - self.core.started_ms
+                self._world.sink.live(LiveRow(self.id, LiveEvent.TOLD, wall_iso(), t_ms, told))
             case fx.Finished():
                 self._on_finished(self)
 

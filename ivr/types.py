@@ -43,6 +43,8 @@ class LiveEvent(StrEnum):
     """Words that may still change, until the ``utterance`` of the same start replaces them."""
     PARTIAL_SIGNAL = "partial_signal"
     """What the policy sees in such words; it counts nothing before the final."""
+    TOLD = "told"
+    """A plain sentence to a person (``audience``, ``detail``); ``page`` when it asks for attention now."""
 
 
 @dataclass(frozen=True, slots=True)

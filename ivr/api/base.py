@@ -44,6 +44,12 @@ class CallDirectory(Protocol):
     def summaries(self) -> list[CallSummary]:
         """Every live call, oldest first."""
 
+    def summary(self, call_id: str) -> CallSummary | None:
+        """One live call, by our id or the PBX's own."""
+
+    def agent_of(self, call_id: str) -> str | None:
+        """The extension of a call that is live or was lately."""
+
     def call_of_agent(self, ext: str) -> str | None:
         """Id of the agent's current call; the newest when there are several."""
 

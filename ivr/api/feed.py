@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ivr.mask import clean
-from ivr.types import JournalRow, LiveRow
+from ivr.types import JournalRow, LiveEvent, LiveRow
+from policies.types import Audience
 
 MAX_WAITING = 256
 """Rows one watcher may be behind: more than ten seconds of the busiest call."""
-MAX_WATCHERS = 64
+MAX_WATCHERS = 512
+"""A page for each agent of a large site and a few walls; each costs a queue and, for an agent, only their own rows."""
 
 
 class FeedFull(Exception):
@@ -22,8 +24,8 @@ class FeedFull(Exception):
 class Watcher:
     """One watcher's queue; lives on the loop."""
 
-    def __init__(self, words: bool, max_waiting: int) -> None:
-        self.words = words
+    def __init__(self, words: bool, ext: str | None, max_waiting: int) -> None:
+        self.words, self.ext = words, ext
         self.dropped = asyncio.Event()
         """Set once when the watcher fell behind; nothing more is queued then."""
         self._queue: asyncio.Queue[str] = asyncio.Queue(max_waiting)
@@ -49,6 +51,8 @@ class EventFeed:
         self._max_waiting = max_waiting
         self._max_watchers = max_watchers
         self._watchers: set[Watcher] = set()
+        self.agent_of: Callable[[str], str | None] = lambda _call_id: None
+        """The extension whose call that is."""
 
     def __len__(self) -> int:
         return len(self._watchers)
@@ -58,27 +62,35 @@ class EventFeed:
         if not self._watchers:
             return
         texts: dict[bool, str] = {}
+        ext = self.agent_of(row.call_id)
         for watcher in list(self._watchers):
+            if watcher.ext is not None and (watcher.ext != ext or _not_for_agents(row)):
+                continue
             if watcher.words not in texts:
                 texts[watcher.words] = as_json(row, words=watcher.words)
             if not watcher.offer(texts[watcher.words]):
                 self._watchers.discard(watcher)
 
     @contextmanager
-    def watching(self, *, words: bool = False) -> Iterator[Watcher]:
-        """Rows published inside the ``with`` block reach the watcher; without ``words``, nobody's words are in them.
+    def watching(self, *, words: bool = False, ext: str | None = None) -> Iterator[Watcher]:
+        """Rows published inside the ``with`` block reach the watcher; without ``words``, nobody's words are in them;
+        with ``ext``, only those of calls of that extension.
 
         Raises:
             FeedFull: too many watchers.
         """
         if len(self._watchers) >= self._max_watchers:
             raise FeedFull
-        watcher = Watcher(words, self._max_waiting)
+        watcher = Watcher(words, ext, self._max_waiting)
         self._watchers.add(watcher)
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+
+
+def _not_for_agents(row: JournalRow | LiveRow) -> bool:
+    return row.event == LiveEvent.TOLD and row.data.get("audience") != Audience.AGENT
 
 
 def as_json(row: JournalRow | LiveRow, *, words: bool) -> str:

@@ -27,6 +27,14 @@ class CallOut(BaseModel):
     mode: str = Field(description="What Firmline may do by itself in this call")
 
 
+class MeOut(BaseModel):
+    """Who a token is."""
+
+    role: str = Field(description="open (no tokens are defined), agent, supervisor or ops")
+    ext: str | None = Field(description="The extension: an agent's own; a supervisor's, if they gave one")
+    name: str = Field(description="As given when the token was made")
+
+
 class CheckOut(BaseModel):
     """One line of readiness."""
 
@@ -41,7 +49,7 @@ class ReadyOut(BaseModel):
     """Whether new calls are heard, judged and acted on."""
 
     ready: bool
-    checks: list[CheckOut]
+    checks: list[CheckOut] = Field(description="For supervisors and ops; empty for others")
 
 
 class AliveOut(BaseModel):

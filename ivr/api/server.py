@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import socket
+import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from ivr.api.access import Refused, refuse
 from ivr.api.patience import PatientH11
 from ivr.errors import FirmlineError
 
@@ -41,12 +46,52 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How others than this machine get here: by TLS (PEM files), or through proxies in these networks."""
+
+    tls_cert: str = ""
+    tls_key: str = ""
+    proxies: tuple[str, ...] = ()
+
+
+class FromProxies:
+    """ASGI middleware: believes ``X-Forwarded-For`` of declared proxies only and, where there is no TLS of our own,
+    refuses whoever comes past them: their token would have crossed the network in the clear."""
+
+    def __init__(self, app: ASGIApp, reach: Reach) -> None:
+        self._app = app
+        self._networks = [ipaddress.ip_network(proxy) for proxy in reach.proxies]
+        self._behind: ASGIApp = ProxyHeadersMiddleware(app, list(reach.proxies))  # type: ignore[arg-type,assignment]
+        self._tls = bool(reach.tls_cert)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on with the client's own address, or refuse."""
+        if scope["type"] in ("http", "websocket") and self._networks:
+            peer = _address((scope.get("client") or ("", 0))[0])
+            declared = peer is not None and any(peer in network for network in self._networks)
+            if declared:
+                await self._behind(scope, receive, send)
+                return
+            if not self._tls and not (peer is not None and peer.is_loopback):
+                await refuse(scope, send, Refused(403, "come through the proxy: this port takes no one else"))
+                return
+        await self._app(scope, receive, send)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
 class ApiServer:
     """One listening socket and the application behind it. ``port`` 0 lets the system choose."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        self._app = app
-        self._host, self._port = host, port
+    def __init__(self, app: ASGIApp, host: str, port: int, reach: Reach = Reach()) -> None:
+        self._app = FromProxies(app, reach)
+        self._host, self._port, self._reach = host, port, reach
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._address: tuple[str, int] | None = None
@@ -62,12 +107,18 @@ class ApiServer:
             raise RuntimeError("the API server has not been started")
         return self._address
 
+    @property
+    def scheme(self) -> str:
+        """``https`` with TLS of our own, else ``http``."""
+        return "https" if self._reach.tls_cert else "http"
+
     async def start(self) -> None:
         """Bind, then serve.
 
         Raises:
-            FirmlineError: the address cannot be bound; the text names it and the fix.
+            FirmlineError: the address cannot be bound, or certificate and key cannot be used; with the fix.
         """
+        check_tls(self._reach)
         listener = _bind(self._host, self._port)
         self._address = listener.getsockname()[:2]
         config = uvicorn.Config(
@@ -79,6 +130,10 @@ class ApiServer:
             ws="websockets-sansio",
             ws_max_size=64 * 1024,
             server_header=False,
+            # Its default believes anybody on loopback; FromProxies believes those declared.
+            proxy_headers=False,
+            ssl_certfile=self._reach.tls_cert or None,
+            ssl_keyfile=self._reach.tls_key or None,
             timeout_graceful_shutdown=GRACE_S,
         )
         self._server = _Server(config)
@@ -106,6 +161,19 @@ class ApiServer:
         for leftover in leftovers:
             leftover.cancel()
         await asyncio.wait(leftovers, timeout=0.2)
+
+
+def check_tls(reach: Reach) -> None:
+    """Raises :class:`FirmlineError` when certificate and key cannot be used, with the fix."""
+    if not reach.tls_cert:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(reach.tls_cert, reach.tls_key)
+    except (OSError, ssl.SSLError) as exc:
+        raise FirmlineError(
+            f"api: api.tls_cert {reach.tls_cert} and api.tls_key {reach.tls_key} cannot be used: {exc}; "
+            "both must be PEM files that this user may read, the key the certificate's own"
+        ) from exc
 
 
 def _bind(host: str, port: int) -> socket.socket:

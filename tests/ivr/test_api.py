@@ -57,6 +57,12 @@ class Directory:
     def summaries(self) -> list[CallSummary]:
         return list(self.calls.values())
 
+    def summary(self, call_id: str) -> CallSummary | None:
+        return self.calls.get(call_id)
+
+    def agent_of(self, call_id: str) -> str | None:
+        return self.calls[call_id].agent_ext if call_id in self.calls else None
+
     def call_of_agent(self, ext: str) -> str | None:
         return next((c.id for c in self.calls.values() if c.agent_ext == ext), None)
 
