@@ -28,13 +28,23 @@ from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.memory import Memory
 from ivr.metrics import Metrics
-from ivr.parts import asr_options, asterisk_options, call_options, listener_factory, load_parts
+from ivr.parts import (
+    asr_options,
+    asterisk_options,
+    call_options,
+    delivery_options,
+    listener_factory,
+    load_parts,
+    webhook_hooks,
+)
 from ivr.pbx.asterisk import AsteriskPbx
 from ivr.pbx.direct import DirectControl
 from ivr.session import World
 from ivr.stall import StallMonitor
 from ivr.store import Journal
 from ivr.types import JournalRow, LiveRow
+from ivr.webhook_outbox import Outbox
+from ivr.webhook_sender import WebhookSender
 from policies.engine import Engine
 
 log = structlog.get_logger("firmline.app")
@@ -109,6 +119,9 @@ class App:
         ladders = LadderStore(Database(sqlite_path(config.journal.path)))
         self._stack.callback(ladders.stop)
         ladders.start()
+        self.webhooks = WebhookSender(webhook_hooks(config), Outbox(self.journal.database), delivery_options(config))
+        self._stack.push_async_callback(self.webhooks.stop)
+        self.webhooks.start()
         self.control = make_control(config)
         world = World(
             loop,
@@ -153,6 +166,8 @@ class App:
             "Journal rows that wait for the database, or were lost",
             lambda: {"waiting": self.journal.spilled, "dropped": self.journal.dropped},
         )
+        self.metrics.counted_elsewhere("webhooks", "Webhook messages by what became of them", self.webhooks.totals)
+        self.metrics.measured_elsewhere("webhooks_waiting", "Webhook messages that wait", self.webhooks.waiting)
 
     async def stop(self) -> None:
         """Take everything down, last first; bounded, and never raises."""
@@ -165,6 +180,7 @@ class App:
         """One journal row: to the file and to whoever watches (``ivr.session.Sink``)."""
         self.journal.write(row)
         self.feed.publish(row)
+        self.webhooks.hear(row)
 
     def live(self, row: LiveRow) -> None:
         """Words that may still change: to whoever watches, and nowhere else."""

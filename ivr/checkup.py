@@ -15,7 +15,7 @@ from ivr.judge import load_pack
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
-from ivr.parts import asr_options, asterisk_options, load_prompts
+from ivr.parts import asr_options, asterisk_options, load_prompts, webhook_hooks
 from ivr.pbx.inquiry import survey
 
 REGISTER_WAIT_S = 6.0
@@ -31,6 +31,7 @@ async def checkup(config: Config) -> list[Check]:
         _api_port(config),
         await _line(config),
         await _pbx(config),
+        *_webhooks(config),
     ]
 
 
@@ -156,3 +157,17 @@ async def _pbx(config: Config) -> Check:
         return Check("pbx", True, "no control_url: callers are warned, but no call can be transferred or ended")
     signed = "signed" if secret else "unsigned"
     return Check("pbx", True, f"{config.pbx.control_url} ({signed}); transfers go to {config.pbx.transfer_to}")
+
+
+def _webhooks(config: Config) -> list[Check]:
+    """One line when there are any; nothing is sent: that is `firmline webhooks test`."""
+    if not config.webhooks.endpoints:
+        return []
+    try:
+        hooks = webhook_hooks(config)
+    except FirmlineError as exc:
+        return [Check("webhooks", False, str(exc))]
+    told = "; ".join(f"{hook.name}: {', '.join(sorted(hook.events))}" for hook in hooks)
+    clear = [hook.name for hook in hooks if hook.url.startswith("http://")]
+    note = f" (not encrypted: {', '.join(clear)}; use https:// beyond this machine)" if clear else ""
+    return [Check("webhooks", True, f"{told}{note}; try them with `firmline webhooks test`")]

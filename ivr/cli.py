@@ -91,7 +91,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: every deliberate error becomes one calm message on stderr and its exit code."""
-    from ivr import commands  # noqa: F401  registers the subcommands; late, so that --version is instant
+    # Each registers its subcommands; late, so that --version is instant.
+    from ivr import commands, webhook_commands  # noqa: F401
 
     try:
         cli.main(standalone_mode=False)

@@ -19,6 +19,7 @@ from audio.types import PTIME_MS
 from ivr.errors import ConfigError
 from ivr.facts import NumberKept
 from ivr.lines.base import LineOptions
+from ivr.webhook_events import HookEvent
 from policies import yamltext
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -273,6 +274,35 @@ class ApiConfig(Section):
         return self.loopback and not self.trusted_proxies and not self.public_hosts
 
 
+class WebhookConfig(Section):
+    """One receiver of webhooks."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2_000)]
+    secret: Annotated[str, Field(min_length=1)]
+    events: Annotated[list[HookEvent], Field(min_length=1)] = Field(default=["safeguard", "incident", "action_failed"])
+    words: bool = False
+
+
+class WebhooksConfig(Section):
+    """Who is told what happens in calls."""
+
+    endpoints: list[WebhookConfig] = Field(default=[])
+    timeout_ms: Annotated[int, Field(ge=500, le=30_000)] = 10_000
+    retry_first_ms: Annotated[int, Field(ge=100, le=600_000)] = 5_000
+    retry_max_ms: Annotated[int, Field(ge=1_000, le=7_200_000)] = 1_800_000
+    max_age_hours: Annotated[int, Field(ge=1, le=168)] = 24
+    max_waiting: Annotated[int, Field(ge=10, le=100_000)] = 10_000
+
+    @field_validator("endpoints")
+    @classmethod
+    def _names_differ(cls, value: list[WebhookConfig]) -> list[WebhookConfig]:
+        names = [each.name for each in value]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"each endpoint needs a name of its own; found twice: {', '.join(doubled)}")
+        return value
+
+
 class LogConfig(Section):
     """Logs go to stderr."""
 
@@ -291,6 +321,7 @@ class Config(Section):
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
     journal: JournalConfig = Field(default_factory=JournalConfig)
     api: ApiConfig = Field(default_factory=ApiConfig)
+    webhooks: WebhooksConfig = Field(default_factory=WebhooksConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
 

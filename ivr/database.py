@@ -130,8 +130,8 @@ class Database:
             self.open()
         assert self._writer is not None
         with self._writer.begin():
-            self._writer.execute(self._insert(EVENTS, "uid"), records)
-            self._writer.execute(self._insert(CALLS, "id"), _call_rows(records))
+            self._writer.execute(self.insert_once(EVENTS, "uid"), records)
+            self._writer.execute(self.insert_once(CALLS, "id"), _call_rows(records))
             for record in records:
                 if update := _call_update(record):
                     self._writer.execute(sa.update(CALLS).where(CALLS.c.id == record["call_id"]).values(update))
@@ -200,6 +200,18 @@ class Database:
         except sa.exc.SQLAlchemyError as exc:
             raise StoreError(f"journal: cannot read {self.path}: {reason(exc)}") from exc
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A connection of its own in one transaction: safe beside the writer, for what is not the journal's rows.
+
+        Raises:
+            sa.exc.SQLAlchemyError, OSError: nothing was written.
+        """
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} is missing")
+        with self._engine.begin() as connection:
+            yield connection
+
     def close(self) -> None:
         """Close the writing connection; never raises."""
         writer, self._writer = self._writer, None
@@ -233,7 +245,8 @@ class Database:
         found = self.path.stat()
         return found.st_dev, found.st_ino
 
-    def _insert(self, table: sa.Table, key: str) -> sa.Insert:
+    def insert_once(self, table: sa.Table, key: str) -> sa.Insert:
+        """An insert that leaves a row whose ``key`` is there already as it is: harmless to repeat."""
         if self._engine.dialect.name == "postgresql":
             return postgresql.insert(table).on_conflict_do_nothing(index_elements=[key])
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
@@ -299,8 +312,9 @@ def _call_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _call_update(record: dict[str, Any]) -> dict[str, Any] | None:
     data = record["data"]
     if record["event"] == JournalEvent.CALL_STARTED:
-        kept = {key: _short(data.get(key)) for key in ("call_ref", "agent_ext", "pack", "mode")}
-        return {**kept, "started_at": record["at"]}
+        kept = {key: _short(data.get(key)) for key in ("call_ref", "pack", "mode")}
+        agent = _short(data.get("agent_ext") or data.get("agent"))
+        return {**kept, "agent_ext": agent and agent[:64], "started_at": record["at"]}
     if record["event"] == JournalEvent.CALL_ENDED:
         return {"ended_at": record["at"], "duration_ms": record["t_ms"], "why": _short(data.get("why"))}
     return None

@@ -21,6 +21,8 @@ from ivr.models import ResolvedModel, resolve_model
 from ivr.pbx.ami import AmiOptions
 from ivr.pbx.inquiry import AsteriskOptions
 from ivr.prompts import load_catalogue
+from ivr.webhook_sender import DeliveryOptions, Hook
+from ivr.webhooks import WebhookError, secret_key
 from policies.pack import Pack
 from policies.types import Side
 
@@ -134,4 +136,34 @@ def asterisk_options(config: Config) -> AsteriskOptions:
         fallbacks=tuple(asterisk.fallbacks),
         answer_ms=asterisk.answer_timeout_ms,
         pause_ms=asterisk.pause_s * 1000,
+    )
+
+
+def webhook_hooks(config: Config) -> list[Hook]:
+    """Where events are told.
+
+    Raises:
+        ConfigError: a secret cannot be read or used.
+    """
+    hooks = []
+    for index, each in enumerate(config.webhooks.endpoints):
+        key = f"webhooks.endpoints[{index}].secret"
+        secret = resolve_secret(each.secret, key)
+        try:
+            secret_key(secret)
+        except WebhookError as exc:
+            raise ConfigError(f"{key}: {exc}") from None
+        hooks.append(Hook(each.name, each.url, secret, frozenset(each.events), each.words))
+    return hooks
+
+
+def delivery_options(config: Config) -> DeliveryOptions:
+    """How webhooks are retried."""
+    hooks = config.webhooks
+    return DeliveryOptions(
+        hooks.timeout_ms,
+        hooks.retry_first_ms,
+        hooks.retry_max_ms,
+        hooks.max_age_hours * 3_600_000,
+        hooks.max_waiting,
     )

@@ -191,6 +191,11 @@ class Journal:
 
     # --- reading ---
 
+    @property
+    def database(self) -> Database:
+        """The file itself, for readers and for tables of others; the journal alone writes its rows."""
+        return self._database
+
     def events(self, call_id: str) -> list[JournalRow]:
         """The rows of one call in the order written.
 

@@ -280,7 +280,7 @@ def test_newer_schema_is_refused_with_the_fix(path: Path) -> None:
         other.execute("UPDATE alembic_version SET version_num = '9999'")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"newer Firmline \(schema 9999; this one knows up to 0002\): upgrade"):
+    with pytest.raises(StoreError, match=r"newer Firmline \(schema 9999; this one knows up to 00..\): upgrade"):
         Journal(str(path)).start()
     assert path.read_bytes() == before
 
