@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import structlog
 
@@ -26,6 +26,7 @@ from ivr.database import Database, sqlite_path
 from ivr.ladders import LadderStore
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
+from ivr.log import configure_logging
 from ivr.memory import Memory
 from ivr.metrics import Metrics
 from ivr.parts import (
@@ -39,6 +40,7 @@ from ivr.parts import (
 )
 from ivr.pbx.asterisk import AsteriskPbx
 from ivr.pbx.direct import DirectControl
+from ivr.reload import Applied, ConfigSource, Loaded, Reloader, in_force
 from ivr.session import World
 from ivr.stall import StallMonitor
 from ivr.store import Journal
@@ -81,8 +83,10 @@ def make_control(config: Config) -> DirectControl | AsteriskPbx:
 class App:
     """The service."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, source: ConfigSource | None = None) -> None:
         self.config = config
+        self._source = source
+        self.reloader: Reloader | None = None
         self.metrics = Metrics(version=ivr.__version__)
         self.feed = EventFeed()
         self.registered = asyncio.Event()
@@ -123,7 +127,7 @@ class App:
         self._stack.push_async_callback(self.webhooks.stop)
         self.webhooks.start()
         self.control = make_control(config)
-        world = World(
+        self._world = World(
             loop,
             self.asr,
             self.parts.catalogue,
@@ -134,7 +138,7 @@ class App:
             Memory([ladders]),
         )
         options, kept = call_options(config), config.journal.caller_number
-        self.calls = Calls(world, self._engine, listener_factory(config), options, self.checks, kept)
+        self.calls = Calls(self._world, self._engine, listener_factory(config), options, self.checks, kept)
         self.calls.on_registration_changed = self._registration
         self.line = PyvoipLine(line_options)
         if isinstance(self.control, AsteriskPbx):
@@ -155,6 +159,23 @@ class App:
             self.control.on_connected = self.line.register_again
         self._stack.push_async_callback(self.control.stop)
         await self.control.start()
+        if self._source is not None:
+            loaded = Loaded(config, self.parts.pack, self.parts.catalogue)
+            self.reloader = Reloader(self._source, loaded, self._apply, self.metrics)
+            self._stack.push_async_callback(self.reloader.stop)
+            self.reloader.start()
+
+    def _apply(self, new: Loaded) -> Applied:
+        """Changed settings, checked whole: new calls get them, live calls the pack where its ladder has their shape."""
+        config, taken, restart = in_force(self.config, new.config)
+        self.config = config
+        self.parts = replace(self.parts, pack=new.pack, catalogue=new.catalogue)
+        self._world = replace(self._world, catalogue=new.catalogue, transfer_to=config.pbx.transfer_to)
+        self.calls.use(self._world, listener_factory(config), call_options(config))
+        took, kept = self.calls.adopt_pack()
+        self.webhooks.use(webhook_hooks(config), delivery_options(config))
+        configure_logging(config.log.level, json=config.log.format == "json", pii=config.log.pii)
+        return Applied(taken, restart, took, kept)
 
     def _expose_counters(self) -> None:
         """Totals that the engines keep themselves, read when somebody asks for ``/metrics``."""
@@ -168,6 +189,11 @@ class App:
         )
         self.metrics.counted_elsewhere("webhooks", "Webhook messages by what became of them", self.webhooks.totals)
         self.metrics.measured_elsewhere("webhooks_waiting", "Webhook messages that wait", self.webhooks.waiting)
+
+    def reload(self) -> None:
+        """Read the settings again now (SIGHUP); before the start is over they are read anyhow."""
+        if self.reloader is not None:
+            self.reloader.ask()
 
     async def stop(self) -> None:
         """Take everything down, last first; bounded, and never raises."""

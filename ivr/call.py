@@ -34,6 +34,7 @@ from policies import types as pol
 from policies.conduct import ConductWatch, LevelHeard, Measured, TurnHeard, WordsHeard
 from policies.engine import Engine
 from policies.ladder import Rung
+from policies.pack import Pack
 from policies.resume import joined
 from policies.types import Audience, EndKind, Side
 
@@ -373,6 +374,22 @@ class CallCore:
         self._journal(JournalEvent.ACTION_DONE if ok else JournalEvent.ACTION_FAILED, now_ms, data)
         return self._flush()
 
+    def adopt(self, pack: Pack, now_ms: int) -> list[fx.Effect]:
+        """The pack file changed: judge by it from now on if its ladder has the same shape; the journal says which."""
+        before = self.engine.pack.version
+        took = self.engine.adopt(pack)
+        if took:
+            self._conduct.adopt(self.engine.pack.spec.conduct)
+        if self.phase is not Phase.ENDED and pack.version != before:
+            now = self.engine.pack.version
+            why = f"the pack changed from {before}" if took else f"the ladder of {pack.version} is built otherwise"
+            self._journal(
+                JournalEvent.SIGNAL,
+                now_ms,
+                {"action": "pack_changed" if took else "pack_kept", "pack": now, "why": why},
+            )
+        return self._flush()
+
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_deadline_ms(self) -> int | None:
@@ -446,11 +463,12 @@ class CallCore:
             case pol.Notify():
                 self._out.append(fx.Tell(action.audience, action.text, action.page))
             case pol.StartCountdown():
-                data = {"action": "countdown", "kind": action.kind.value, "why": action.why}
+                data = {"action": "countdown", "kind": action.kind.value, "why": action.why, **self._by_pack()}
                 deadline_ms = action.deadline_ms - self.started_ms
                 self._journal(JournalEvent.SIGNAL, now_ms, {**data, "deadline_ms": deadline_ms})
             case pol.StopCountdown():
-                self._journal(JournalEvent.SIGNAL, now_ms, {"action": "countdown_stopped", "why": action.why})
+                data = {"action": "countdown_stopped", "why": action.why, **self._by_pack()}
+                self._journal(JournalEvent.SIGNAL, now_ms, data)
             case pol.Record():
                 row = {k: self._since_start(k, v) for k, v in action.data.items()}
                 self._journal(JournalEvent(action.event), now_ms, row)
@@ -458,6 +476,9 @@ class CallCore:
     def _since_start(self, key: str, value: object) -> object:
         """The engine speaks in clock time; the journal counts from the call's start."""
         return value - self.started_ms if key in CLOCK_KEYS and isinstance(value, int) else value
+
+    def _by_pack(self) -> dict[str, str]:
+        return {"pack": self.engine.pack.version}
 
     def _attempts(self, kind: EndKind) -> tuple[EndKind, ...]:
         """The ending asked for, then the pack's fallbacks if it is the pack's own ending."""

@@ -147,6 +147,19 @@ class Calls:
         if session is not None:
             session.leave("another Firmline is beside this call")
 
+    # --- settings changed while we run --------------------------------------------------------------------------------
+
+    def use(self, world: World, make_listener: Callable[[Side], Listener], options: CallOptions) -> None:
+        """New calls get these; live ones keep what they began with."""
+        self._world, self._make_listener, self._options = world, make_listener, options
+
+    def adopt_pack(self) -> tuple[int, int]:
+        """Every live call is offered the pack that a new call would get; returns how many took it and how many kept
+        their own, whose ladder is built otherwise."""
+        sessions = list(self._by_ref.values())
+        took = sum(session.adopt(self._make_engine(session.core.agent_ext).pack) for session in sessions)
+        return took, len(sessions) - took
+
     # --- shutdown -----------------------------------------------------------------------------------------------------
 
     def close_all(self, why: str) -> None:

@@ -41,6 +41,13 @@ class Context:
         return config
 
     @property
+    def path(self) -> Path | None:
+        """The file that ``config`` reads, absolute; ``None`` for built-in defaults."""
+        if self._path is None and not Path("config.yaml").exists():
+            return None
+        return Path(self._path or "config.yaml").absolute()
+
+    @property
     def source(self) -> str:
         """Where the config came from, for people."""
         if self._path is None and not Path("config.yaml").exists():

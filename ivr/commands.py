@@ -38,7 +38,8 @@ def _emit(row: dict[str, Any]) -> None:
 def run(context: Context, as_json: bool) -> None:
     """The service: registers at the PBX, answers tap legs, keeps the rule.
 
-    Runs until SIGINT or SIGTERM. If it dies, the human calls go on: they live in the PBX.
+    Runs until SIGINT or SIGTERM. If it dies, the human calls go on: they live in the PBX. Changed settings and packs
+    are taken while it runs, at once on SIGHUP; what cannot be used is refused and the old ones hold.
 
     \b
     Example:
@@ -46,21 +47,23 @@ def run(context: Context, as_json: bool) -> None:
     """
     config = context.config()
     _logging(config)
-    asyncio.run(_run(config, as_json))
+    asyncio.run(_run(config, as_json, context))
 
 
-async def _run(config: Config, as_json: bool) -> None:
+async def _run(config: Config, as_json: bool, context: Context) -> None:
     import structlog
 
     from ivr.app import App
     from ivr.limits import allow_open_files
+    from ivr.reload import ConfigSource
 
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if problem := allow_open_files(config.line.max_legs):
         structlog.get_logger("firmline.app").warning("too few open files allowed", detail=problem)
-    app = App(config)
+    app = App(config, ConfigSource(context.path, context.config))
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
     await app.start()
     # What start-up made lives as long as we do. Left among the young, every full collection walks all of it and stalls
     # the loop (measured: 100 ms for 136,000 objects; frozen, none).

@@ -7,7 +7,7 @@ that says it, then among the shipped packs.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,19 @@ def shipped_packs() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_pack(name_or_path: str | Path, *, meaning: bool = True) -> Pack:
+def load_pack(name_or_path: str | Path, *, meaning: bool = True, files: set[Path] | None = None) -> Pack:
     """The pack called so, or in that file, with everything that it extends, and its reader of meaning.
 
     ``meaning=False`` leaves words and rules alone, as does a pack that says so, or a machine without the model.
+    ``files`` is added every file that was looked for, found or not: those whose change may change the pack.
 
     Raises:
         ConfigError: no such pack or file, unreadable, or not valid; one ``file:line: key: ...`` a problem.
     """
     try:
-        source, text = _find(str(name_or_path))
-        pack = _shipped_pack(source, text) if source.startswith(SHIPPED) else load(text, source, _read)
+        source, text = _find(str(name_or_path), files)
+        read = partial(_read, files=files)
+        pack = _shipped_pack(source, text) if source.startswith(SHIPPED) else load(text, source, read)
     except LookupError as exc:
         raise ConfigError(str(exc.args[0])) from exc
     except YamlError as exc:
@@ -75,22 +77,26 @@ def judge_line(text: str, pack: Pack) -> dict[str, Any]:
     }
 
 
-def _find(name: str) -> tuple[str, str]:
+def _find(name: str, files: set[Path] | None = None) -> tuple[str, str]:
     if name in shipped_packs():
         return _shipped(name)
     path = Path(name)
+    if files is not None:
+        files.add(path)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _file(path)
     known = ", ".join(shipped_packs())
     raise LookupError(f"no pack called {name!r}; shipped packs: {known}; or give the path of a .yaml file")
 
 
-def _read(name: str, asked_by: str | None) -> tuple[str, str]:
-    if asked_by is not None:
+def _read(name: str, asked_by: str | None, files: set[Path] | None = None) -> tuple[str, str]:
+    if asked_by is not None and not asked_by.startswith(SHIPPED):
         beside = Path(asked_by).parent / f"{name}.yaml"
-        if not asked_by.startswith(SHIPPED) and beside.is_file():
+        if files is not None:
+            files.add(beside)
+        if beside.is_file():
             return _file(beside)
-    return _find(name)
+    return _find(name, files)
 
 
 def _shipped(name: str) -> tuple[str, str]:

@@ -148,6 +148,36 @@ class Metrics:
             "firmline_registration", "1 for the present registration state", ["state"], registry=registry
         )
         self.registration(RegistrationState.UNREGISTERED)
+        self._reloads = Counter("firmline_config_reloads", "Changed settings read", ["result"], registry=registry)
+        for result in ("ok", "refused"):
+            self._reloads.labels(result)
+        self._reload_failed = Gauge(
+            "firmline_config_reload_failed",
+            "1 while the settings on disk are refused and older ones hold",
+            registry=registry,
+        )
+        self._reload_ok_at = Gauge(
+            "firmline_config_last_reload_ok_timestamp_seconds", "When settings were last taken, UTC", registry=registry
+        )
+        self._restart_wanted = Gauge(
+            "firmline_config_restart_wanted", "Changed settings that wait for a restart", registry=registry
+        )
+
+    def config_in_force(self, at_s: float) -> None:
+        """The settings that the service started with are in force."""
+        self._reload_ok_at.set(at_s)
+
+    def config_reload(self, at_s: float, *, restart_wanted: int) -> None:
+        """Changed settings were taken, but for so many keys that need a restart."""
+        self._reloads.labels("ok").inc()
+        self._reload_failed.set(0)
+        self._reload_ok_at.set(at_s)
+        self._restart_wanted.set(restart_wanted)
+
+    def config_refused(self) -> None:
+        """The settings on disk cannot be used."""
+        self._reloads.labels("refused").inc()
+        self._reload_failed.set(1)
 
     def loop_stall(self, late_ms: float) -> None:
         """The event loop ran a tick ``late_ms`` late."""

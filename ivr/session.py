@@ -26,6 +26,7 @@ from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef, PbxControl
 from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
 from policies.ladder import LadderState
+from policies.pack import Pack
 from policies.types import EndKind, Hotkey, Side
 
 log = structlog.get_logger("firmline.call")
@@ -118,6 +119,11 @@ class CallSession:
     def hotkey(self, hotkey: Hotkey) -> None:
         """A person pressed a key."""
         self._do(self.core.hotkey, hotkey)
+
+    def adopt(self, pack: Pack) -> bool:
+        """The pack changed; whether this call judges by it now."""
+        self._do(self.core.adopt, pack)
+        return self.core.engine.pack.version.startswith(pack.version)
 
     def human_call_over(self) -> None:
         """The PBX says that the human call is over. While we are ending it ourselves, that is for the ending to say."""
@@ -347,7 +353,7 @@ class CallSession:
         return None
 
     async def _pause_agent(self, effect: fx.PauseAgent) -> None:
-        data = {"action": "pause_agent", "why": effect.why}
+        data = {"action": "pause_agent", "why": effect.why, "pack": self.core.engine.pack.version}
         try:
             await self._world.control.pause_agent(CallRef(self.core.call_ref, self.core.agent_ext), effect.why)
         except PbxError as exc:

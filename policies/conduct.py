@@ -71,6 +71,10 @@ class ConductWatch:
         self._cut_in: deque[int] = deque()
         self._last_ms: dict[ConductKind, int] = {}
 
+    def adopt(self, spec: ConductSpec) -> None:
+        """Other thresholds from now on; what was measured stays."""
+        self._spec = spec
+
     def hear(self, event: Measured, now_ms: int) -> list[Conduct]:
         """Take in one measure; an episode is reported once it is whole, and not again for ``repeat_ms``."""
         self._forget(now_ms)

@@ -75,6 +75,20 @@ class Engine:
         """The pack in force, adjustment applied."""
         return self._pack
 
+    def adopt(self, pack: Pack) -> bool:
+        """Judge by ``pack`` from now on, if its ladder has the shape of the present one; else change nothing.
+
+        The allowance in force stays in force; a pack that no longer has it is refused.
+        """
+        name = self._pack.adjustment
+        if name is not None and name not in pack.spec.adjustments:
+            return False
+        adjusted = pack.adjusted(name)
+        if adjusted.ladder_shape() != self._pack.ladder_shape():
+            return False
+        self._pack = adjusted
+        return True
+
     @property
     def state(self) -> LadderState:
         """The whole state; assign one that ``LadderState.from_json`` gave to go on where a process left off."""

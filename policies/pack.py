@@ -318,6 +318,14 @@ class Pack:
         ]
         return [*taught, *((text, Category.CIVIL) for text in self.spec.civil_examples)]
 
+    def ladder_shape(self) -> tuple[object, ...]:
+        """What a running call's state refers to: rungs, steps and who climbs, endings, prompts, mode.
+
+        Two packs of one shape differ in thresholds and words alone, so a live call may go from one to the other.
+        """
+        tracks = tuple((name, t.categories, t.steps, t.climbs) for name, t in self.spec.tracks.items())
+        return self.spec.mode, tracks, self.spec.ending, self.spec.prompts
+
     def prompt_names(self) -> frozenset[str]:
         """Catalogue names of every prompt that this pack can ask for."""
         return frozenset(self.spec.prompts.model_dump().values())
