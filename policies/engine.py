@@ -11,6 +11,7 @@ from dataclasses import replace
 from policies import ladder
 from policies.ladder import Cause, LadderState, Move, Rung
 from policies.pack import Mode, Pack, Step
+from policies.suggest import ENDS_OFFER, GONE, Offer, offer
 from policies.types import (
     Action,
     Audience,
@@ -18,6 +19,7 @@ from policies.types import (
     Category,
     Conduct,
     EndingFailed,
+    EndKind,
     Event,
     Hotkey,
     Key,
@@ -59,16 +61,20 @@ _PLAIN = {
 class Engine:
     """One call under one pack.
 
-    ``adjustment`` names an allowance of the pack for this queue or caller; ``agent_ext`` is kept with the records.
+    ``adjustment`` names an allowance of the pack for this queue or caller; ``agent_ext`` is kept with the records;
+    ``mode`` overrides the pack's.
 
     Raises:
         KeyError: the pack has no such adjustment.
     """
 
-    def __init__(self, pack: Pack, *, adjustment: str | None = None, agent_ext: str | None = None) -> None:
-        self._pack = pack.adjusted(adjustment)
+    def __init__(
+        self, pack: Pack, *, adjustment: str | None = None, agent_ext: str | None = None, mode: Mode | None = None
+    ) -> None:
+        self._pack = pack.adjusted(adjustment).in_mode(mode)
         self._agent_ext = agent_ext
         self._state = LadderState()
+        self._offer: Offer | None = None
 
     @property
     def pack(self) -> Pack:
@@ -117,6 +123,10 @@ class Engine:
     def countdown_deadline_ms(self) -> int | None:
         """Until when an ending can be pardoned at least, while one is decided."""
         return self._state.countdown.deadline_ms if self._state.countdown else None
+
+    def offered(self, now_ms: int) -> Offer | None:
+        """What the policy would do now and leaves to a person."""
+        return self._offer if self._offer is not None and now_ms < self._offer.until_ms else None
 
     def hear(self, event: Event, now_ms: int) -> list[Action]:
         """Take in one event and say what to do about it, in order. Never raises on what a call can bring."""
@@ -190,7 +200,8 @@ class Engine:
             self._not_civil(heard, now_ms)
             return [self._record("signal", heard, verdict, now_ms, held=held)]
         if verdict.category is Category.SAFEGUARD:
-            return [self._record("signal", heard, verdict, now_ms, held=None), *self._act(move)]
+            signal = self._record("signal", heard, verdict, now_ms, held=None)
+            return [signal, *self._withdrawn(), *self._without_prompt(self._act(move))]
         step = ladder.next_step(self._pack, self._state, track, verdict.confidence)
         return self._count(heard, verdict, step, ladder_move(step, move))
 
@@ -236,14 +247,27 @@ class Engine:
     def _suggest(self, heard: Utterance, verdict: Verdict, step: Step, move: Move) -> list[Action]:
         """Say what the policy would do; a person decides."""
         self._set(quiet_until_ms=move.now_ms + self._pack.spec.timing.grace_ms)
-        key = "End" if step is Step.END else "Warn"
-        what = "end the call" if step is Step.END else f"play the {step.value.replace('_', ' ')}"
+        mode = self._pack.spec.mode
         actions: list[Action] = [
-            self._record("signal", heard, verdict, move.now_ms, held=f"mode {self._pack.spec.mode}", would=step.value)
+            self._record("signal", heard, verdict, move.now_ms, held=f"mode {mode}", would=step.value)
         ]
-        if self._pack.spec.mode is not Mode.SHADOW:
-            actions.append(Notify(Audience.AGENT, f"The policy would {what}: {move.why}. Press {key} to do so."))
+        if mode is not Mode.SHADOW:
+            self._offer = offer(self._pack, step, move.track or "person", move.why, move.now_ms)
+            actions += [self._offer.action(), Notify(Audience.AGENT, self._offer.text())]
         return actions
+
+    def _withdrawn(self) -> list[Action]:
+        """Whatever was offered before somebody may be in danger is off the table."""
+        gone: list[Action] = [GONE] if self._offer is not None else []
+        self._offer = None
+        return gone
+
+    def _without_prompt(self, actions: list[Action]) -> list[Action]:
+        """Under ``suggest`` no prompt plays by itself, the reassuring one neither; people are called all the same."""
+        if self._pack.spec.mode is not Mode.SUGGEST or not any(isinstance(a, PlayPrompt) for a in actions):
+            return actions
+        self._state = replace(self._state, pending=None, reassured=False)
+        return [a for a in actions if not isinstance(a, PlayPrompt)]
 
     # --- conduct, keys, prompts ---------------------------------------------------------------------------------------
 
@@ -259,13 +283,30 @@ class Engine:
         asked = Record("signal", {**self._about(now_ms), "key": pressed.key.value, "by": pressed.by})
         if self._pack.spec.mode is Mode.SHADOW:
             return [asked]
-        cause, rung = _KEYS[pressed.key], self._state.rung
-        actions = self._act(Move(cause, now_ms, f"{pressed.key.value} pressed by {pressed.by}", by=pressed.by))
-        if cause is Cause.KEY_WARN and rung in ladder.CLIMB[:4] and any(isinstance(a, PlayPrompt) for a in actions):
-            why = [f"warned by {pressed.by}"]
-            strike = Record("strike", {**self._about(now_ms), "track": "person", "by": pressed.by, "why": why})
-            return [asked, strike, *actions]
-        return [asked, *actions]
+        gone = self._taken_off(pressed)
+        move = self._asked(pressed, now_ms)
+        rung, actions = self._state.rung, self._act(move)
+        warned = pressed.key is Key.WARN and rung in ladder.CLIMB[:4]
+        if warned and any(isinstance(a, PlayPrompt) for a in actions):
+            strike = {"track": move.track or "person", "by": pressed.by, "why": [f"warned by {pressed.by}"]}
+            return [asked, *gone, Record("strike", {**self._about(now_ms), **strike}), *actions]
+        return [asked, *gone, *actions]
+
+    def _asked(self, pressed: Hotkey, now_ms: int) -> Move:
+        """What the key means now: what was offered under it, if anything still is, else what it always does."""
+        why = f"{pressed.key.value} pressed by {pressed.by}"
+        move = Move(_KEYS[pressed.key], now_ms, why, by=pressed.by, target=pressed.target)
+        offered, state = self.offered(now_ms), self._state
+        if pressed.key in ENDS_OFFER:
+            self._offer = None
+        if offered is None or offered.key is not pressed.key or state.pending is not None:
+            return move
+        if state.rung not in ladder.CLIMB[:4] or offered.kind in (EndKind.TRANSFER, self._pack.spec.ending.end_key):
+            return move
+        return replace(ladder_move(offered.step, move), track=offered.track)
+
+    def _taken_off(self, pressed: Hotkey) -> list[Action]:
+        return [GONE] if self._offer is not None and pressed.key in ENDS_OFFER else []
 
     def _prompt_done(self, done: PromptDone, now_ms: int) -> list[Action]:
         pending = self._state.pending

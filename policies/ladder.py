@@ -122,6 +122,7 @@ class Countdown:
     by: str
     heard: bool = False
     heard_ms: int | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class Move:
     by: str = "words"
     track: str | None = None
     heard_ms: int | None = None
+    target: str | None = None
     data: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -273,7 +275,9 @@ def _key_end(pack: Pack, state: LadderState, move: Move) -> Out:
 
 def _decide(pack: Pack, state: LadderState, move: Move, kind: EndKind, countdown_ms: int) -> Out:
     closing = _prompt(pack, f"closing_{kind.value}")
-    countdown = Countdown(move.now_ms + countdown_ms, kind, state.rung, move.why, move.by, heard_ms=move.heard_ms)
+    target = move.target if kind is EndKind.TRANSFER else None
+    deadline_ms = move.now_ms + countdown_ms
+    countdown = Countdown(deadline_ms, kind, state.rung, move.why, move.by, heard_ms=move.heard_ms, target=target)
     new, records = _to(state, Rung.ENDING, move, countdown=countdown, pending=Pending(closing, move.now_ms))
     doing = {EndKind.TRANSFER: "transferred", EndKind.MENU: "sent to the menu", EndKind.HANGUP: "ended"}[kind]
     return new, [
@@ -294,7 +298,8 @@ def _key_hurry(pack: Pack, state: LadderState, move: Move) -> Out:
             new = replace(new, countdown=replace(new.countdown, back=running.back))
         return new, actions
     deadline = min(running.deadline_ms, move.now_ms + pack.spec.timing.hotkey_countdown_ms)
-    new = replace(state, countdown=replace(running, deadline_ms=deadline, by=move.by))
+    target = move.target or running.target
+    new = replace(state, countdown=replace(running, deadline_ms=deadline, by=move.by, target=target))
     return new, [StartCountdown(deadline, kind, move.why)]
 
 
@@ -305,7 +310,7 @@ def _finish(pack: Pack, state: LadderState, move: Move) -> Out:
         return state, []
     done = replace(move, why=running.why, by=running.by)
     new, records = _to(state, Rung.ENDED, done, pending=None, countdown=None, asked_from=running.back)
-    return new, [*records, EndCall(running.kind, running.why, running.heard_ms)]
+    return new, [*records, EndCall(running.kind, running.why, running.heard_ms, running.target)]
 
 
 def _closing_heard(pack: Pack, state: LadderState, move: Move) -> Out:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -346,6 +346,10 @@ class Pack:
         """The track called ``name``."""
         found: TrackSpec = getattr(self.spec.tracks, name)
         return found
+
+    def in_mode(self, mode: Mode | None) -> Pack:
+        """The pack going as far by itself as ``mode`` says; ``None``: as far as it says."""
+        return self if mode is None else replace(self, spec=self.spec.model_copy(update={"mode": mode}))
 
     def adjusted(self, name: str | None) -> Pack:
         """The pack with the allowance ``name`` applied: more steps, more strikes, more grace, quicker decay.

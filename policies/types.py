@@ -95,10 +95,14 @@ class Key(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hotkey:
-    """A key press by a person: ``by`` says who (``agent:201``, ``supervisor``, ``ops``)."""
+    """A key press by a person: ``by`` says who (``agent:201``, ``supervisor``, ``ops``).
+
+    ``target`` is where a transfer goes; ``None``: where transfers usually go.
+    """
 
     key: Key
     by: str
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +215,12 @@ class StopCountdown:
 
 @dataclass(frozen=True, slots=True)
 class EndCall:
-    """Do it now: closing prompt played and countdown over."""
+    """Do it now: closing prompt played and countdown over. ``target``: where a person wants the transfer to go."""
 
     kind: EndKind
     why: str
     heard_ms: int | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,20 @@ class PauseAgent:
     """Give the agent a minute after this call (queue pause where the PBX has one)."""
 
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suggest:
+    """What the policy would do and a person may: ``key`` carries ``step`` out until ``until_ms``.
+
+    ``kind`` is that of an ending. ``step`` is ``None`` when nothing is offered any more.
+    """
+
+    step: str | None
+    key: Key | None
+    kind: EndKind | None
+    why: str
+    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,4 +261,4 @@ class Record:
     data: Mapping[str, object] = field(default_factory=dict)
 
 
-Action = PlayPrompt | StopPrompt | StartCountdown | StopCountdown | EndCall | PauseAgent | Notify | Record
+Action = PlayPrompt | StopPrompt | StartCountdown | StopCountdown | EndCall | PauseAgent | Suggest | Notify | Record

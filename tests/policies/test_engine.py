@@ -556,7 +556,7 @@ def test_mode_warn_warns_by_itself_and_leaves_the_ending_to_a_person(standard: P
     out = bench.say(INSULT)
     assert prompts(out) == []
     assert [a.text for a in out if isinstance(a, Notify)] == [
-        "The policy would end the call: the caller insulted you. Press End to do so."
+        "The policy would end the call: the caller insulted you. Press Transfer to do so."
     ]
     assert prompts(bench.press(Key.END)) == ["closing_hangup"]
 
