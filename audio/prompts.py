@@ -34,6 +34,14 @@ DEFAULT_NAMES = (
     "hold_a_minute",
     "crisis_reassurance",
     "calming",
+    "menu_options",
+    "menu_invalid",
+    "menu_no_number",
+    "menu_carry_on",
+    "menu_call_back",
+    "menu_supervisor",
+    "menu_complaint",
+    "menu_nobody",
 )
 """Prompts that the shipped packs and the call session may name; the shipped catalogue holds all of them."""
 

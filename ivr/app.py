@@ -28,6 +28,7 @@ from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.log import configure_logging
 from ivr.memory import Memory
+from ivr.menu_desk import MenuDesk
 from ivr.metrics import Metrics
 from ivr.parts import (
     asr_options,
@@ -36,6 +37,7 @@ from ivr.parts import (
     delivery_options,
     listener_factory,
     load_parts,
+    menu_options,
     webhook_hooks,
 )
 from ivr.pbx.asterisk import AsteriskPbx
@@ -136,6 +138,7 @@ class App:
             self.metrics,
             config.pbx.transfer_to,
             Memory([ladders]),
+            self._menus(),
         )
         options, kept = call_options(config), config.journal.caller_number
         self.calls = Calls(self._world, self._engine, listener_factory(config), options, self.checks, kept)
@@ -247,6 +250,11 @@ class App:
         if pbx.kind == "asterisk":
             return f"asterisk manager {pbx.asterisk.host}:{pbx.asterisk.port}"
         return f"direct {pbx.control_url or '(warnings only: no control_url)'}"
+
+    def _menus(self) -> MenuDesk | None:
+        if not isinstance(self.control, AsteriskPbx):
+            return None
+        return MenuDesk(self.control.guests, self.parts.catalogue, menu_options(self.config))
 
     def _engine(self, agent_ext: str | None) -> Engine:
         return Engine(self.parts.pack, agent_ext=agent_ext)

@@ -29,6 +29,7 @@ from ivr.hearing import Final, Hearing, Shown
 from ivr.keys import HeldKeys
 from ivr.listener import LevelSample, Listener
 from ivr.memory import Recalled, about
+from ivr.menu import Choice, Left, Outcome
 from ivr.types import JournalEvent, LiveEvent
 from policies import types as pol
 from policies.conduct import ConductWatch, LevelHeard, Measured, TurnHeard, WordsHeard
@@ -77,6 +78,11 @@ TABLE: Mapping[tuple[Phase, Happening], Phase] = {
 }
 
 
+ASKED: Mapping[Choice, tuple[str, str]] = {
+    Choice.CALL_BACK: ("callback_asked", "the caller asks to be called back"),
+    Choice.COMPLAINT: ("complaint_asked", "the caller wants to complain about this call"),
+}
+"""Choices of the menu that leave somebody with something to do."""
 CLOCK_KEYS = frozenset({"heard_ms", "decided_ms", "start_ms", "end_ms"})
 """Keys of the engine's records that hold times on the clock."""
 
@@ -126,6 +132,7 @@ class CallCore:
     ) -> None:
         self.call_ref, self.agent_ext = call_ref, agent_ext
         self.queue: str | None = None
+        self.number_may_be_kept = True
         self.caller_number: str | None = None
         """In full, for those who act on the call; how much of it the journal keeps is settled by ``ivr.calls``."""
         self.engine, self.options = engine, options
@@ -361,12 +368,41 @@ class CallCore:
         if self.phase is Phase.ENDED:
             return []
         self._ending = False
+        if kind is None and not self._legs and self._linger_until_ms is not None:
+            self._linger_until_ms = now_ms + self.options.linger_ms  # they were ours to take away and to bring back
         if kind is None:
             self._act(self.engine.hear(pol.EndingFailed(detail), now_ms), now_ms)
             return self._flush()
         for leg in list(self._legs.values()):
             self._out.append(fx.DropLeg(leg.id, f"the call was ended by {kind.value}"))
         self._finish(f"firmline: {kind.value}", now_ms)
+        return self._flush()
+
+    def menu_choice(self, outcome: Outcome, now_ms: int) -> list[fx.Effect]:
+        """What the caller chose in the menu, before it is done: for the journal, and for who has to act on it.
+
+        Who asks for a call back leaves their number with that request, whole, unless no number may be kept at all.
+        """
+        tries = {"invalid": outcome.invalid, "rounds": outcome.rounds}
+        if isinstance(outcome, Left):
+            self._journal(JournalEvent.SIGNAL, now_ms, {"action": "menu_choice", "choice": "left", **tries})
+            return self._flush()
+        choice = {"choice": outcome.choice.value, "by": outcome.by}
+        self._journal(JournalEvent.SIGNAL, now_ms, {"action": "menu_choice", **choice, **tries})
+        if asked := ASKED.get(outcome.choice):
+            action, text = asked
+            number = self.caller_number if self.number_may_be_kept else None
+            about = {"agent": self.agent_ext, "queue": self.queue, "caller_number": number}
+            self._journal(JournalEvent.SIGNAL, now_ms, {"action": action, "why": text, **about})
+            self._out.append(fx.Tell(Audience.SUPERVISOR, text))
+        return self._flush()
+
+    def carries_on(self, now_ms: int) -> list[fx.Effect]:
+        """The caller is with the agent again after an ending that was none: legs may take their time."""
+        self._ending = False
+        if not self._legs:
+            self._linger_until_ms = now_ms + self.options.linger_ms
+        self._act(self.engine.hear(pol.CarriedOn(), now_ms), now_ms)
         return self._flush()
 
     def action_report(self, ok: bool, data: Mapping[str, Any], now_ms: int) -> list[fx.Effect]:
@@ -396,7 +432,8 @@ class CallCore:
         """When ``on_deadline`` wants to be called next."""
         if self.phase is Phase.ENDED:
             return None
-        times = [self._echo_until_ms, self._linger_until_ms, self.engine.next_deadline_ms()]
+        linger_ms = None if self._ending else self._linger_until_ms  # the menu takes the legs away, and its time
+        times = [self._echo_until_ms, linger_ms, self.engine.next_deadline_ms()]
         if self.phase is Phase.DEAF and not self._deaf_told:
             times.append(self._deaf_since[0] + self.options.deaf_ms)
         for leg in self._legs.values():
@@ -425,7 +462,7 @@ class CallCore:
             self._echo_until_ms = None
             self._mark_over_prompt(False, now_ms)
         self._act(self.engine.on_deadline(now_ms), now_ms)
-        if self._linger_until_ms is not None and self._linger_until_ms <= now_ms:
+        if not self._ending and self._linger_until_ms is not None and self._linger_until_ms <= now_ms:
             self._move(Happening.LINGER_OVER)
             self._finish("the call's legs are gone", now_ms)
         return self._flush()

@@ -55,7 +55,9 @@ class Calls:
     # --- LineEvents ---------------------------------------------------------------------------------------------------
 
     def on_leg_offered(self, leg: Leg) -> None:
-        """Admit a tap leg if its two headers say whose it is."""
+        """Admit a tap leg if its two headers say whose it is, and a caller whom we asked for."""
+        if self._world.menus is not None and self._world.menus.take(leg):
+            return
         problem = _offer_problem(leg)
         if problem is not None:
             log.warning("tap leg refused", leg=leg.id, reason=problem)
@@ -66,6 +68,9 @@ class Calls:
 
     def on_leg_up(self, leg: Leg) -> None:
         """Media flows: the leg joins its call, or begins it."""
+        if self._world.menus is not None and self._world.menus.owns(leg):
+            self._world.menus.leg_up(leg)
+            return
         ref, side = leg.call_ref or "", Side(leg.side or "")
         session = self._by_ref.get(ref)
         if session is None:
@@ -81,11 +86,16 @@ class Calls:
             session.frames(leg, frames)
 
     def on_dtmf(self, leg: Leg, digit: str, t_ms: int) -> None:
-        """Keys on tap legs steer nothing: RFC 4733 events do not reach them from a PBX, and ours must never act on a
-        caller's key press."""
+        """Keys in the menu are choices. On tap legs they steer nothing: RFC 4733 events do not reach them from a PBX,
+        and a caller's key press must never be taken for the agent's."""
+        if self._world.menus is not None and self._world.menus.owns(leg):
+            self._world.menus.digit(leg, digit)
 
     def on_leg_down(self, leg: Leg, reason: str) -> None:
         """The leg is gone."""
+        if self._world.menus is not None and self._world.menus.owns(leg):
+            self._world.menus.leg_down(leg)
+            return
         session = self._by_leg.pop(leg.id, None)
         if session is not None:
             session.leg_down(leg, reason)
@@ -178,6 +188,7 @@ class Calls:
         engine = self._make_engine(facts.agent_ext)
         core = CallCore(ref, facts.agent_ext, engine, self._make_listener, self._options, monotonic_ms())
         core.queue, core.caller_number = facts.queue, facts.caller_number
+        core.number_may_be_kept = self._number_kept is not NumberKept.NONE
         session = CallSession(uuid.uuid4().hex[:16], core, self._world, self._finished)
         self._by_ref[ref] = session
         self._agents[session.id] = core.agent_ext

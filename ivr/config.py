@@ -20,6 +20,7 @@ from ivr.errors import ConfigError
 from ivr.facts import NumberKept
 from ivr.lines.base import LineOptions
 from ivr.webhook_events import HookEvent
+from ivr.menu import Choice
 from policies import yamltext
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -220,6 +221,15 @@ class PromptsConfig(Section):
     echo_tail_ms: Annotated[int, Field(ge=0, le=2_000)] = 200
 
 
+class MenuConfig(Section):
+    """The menu of a caller whose call ended that way (``ending.kind: menu`` of the pack)."""
+
+    wait_ms: Annotated[int, Field(ge=1_000, le=30_000)] = 6_000
+    repeats: Annotated[int, Field(ge=0, le=5)] = 2
+    max_invalid: Annotated[int, Field(ge=1, le=9)] = 3
+    default: Annotated[Choice, Field(strict=False)] = Choice.SUPERVISOR
+
+
 class JournalConfig(Section):
     """What is remembered, where and for how long."""
 
@@ -319,6 +329,7 @@ class Config(Section):
     ears: EarsConfig = Field(default_factory=EarsConfig)
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
+    menu: MenuConfig = Field(default_factory=MenuConfig)
     journal: JournalConfig = Field(default_factory=JournalConfig)
     api: ApiConfig = Field(default_factory=ApiConfig)
     webhooks: WebhooksConfig = Field(default_factory=WebhooksConfig)

@@ -17,6 +17,7 @@ from ivr.drafts import DraftOptions
 from ivr.errors import ConfigError
 from ivr.judge import load_pack
 from ivr.listener import Listener, ListenerOptions
+from ivr.menu import MenuOptions
 from ivr.models import ResolvedModel, resolve_model
 from ivr.pbx.ami import AmiOptions
 from ivr.pbx.inquiry import AsteriskOptions
@@ -119,6 +120,12 @@ def call_options(config: Config) -> CallOptions:
     )
 
 
+def menu_options(config: Config) -> MenuOptions:
+    """How the menu waits and what it does with those who press nothing."""
+    menu = config.menu
+    return MenuOptions(menu.wait_ms, menu.repeats, menu.max_invalid, menu.default)
+
+
 def asterisk_options(config: Config) -> AsteriskOptions:
     """How the PBX is watched and acted on.
 
@@ -136,6 +143,7 @@ def asterisk_options(config: Config) -> AsteriskOptions:
         fallbacks=tuple(asterisk.fallbacks),
         answer_ms=asterisk.answer_timeout_ms,
         pause_ms=asterisk.pause_s * 1000,
+        transfer_to=pbx.transfer_to,
     )
 
 

@@ -22,6 +22,8 @@ from ivr.clock import monotonic_ms, wall_iso, wall_s
 from ivr.errors import PbxError
 from ivr.lines.base import Leg, Playback, PlaybackResult
 from ivr.memory import Memory, Note
+from ivr.menu import Chosen, Outcome
+from ivr.menu_desk import MenuDesk, MenuEnd
 from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef, PbxControl
 from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
@@ -66,6 +68,8 @@ class World:
     metrics: Metrics
     transfer_to: str
     memory: Memory = field(default_factory=Memory)
+    menus: MenuDesk | None = None
+    """Where there is one; else a call cannot end in a menu."""
 
 
 class CallSession:
@@ -83,6 +87,7 @@ class CallSession:
         self._timer_due_ms = 0
         self._ending_tasks = 0
         self._over_meanwhile = False
+        self._menu_end: MenuEnd | None = None
         self._kept = LadderState()
         self._recalled = False
         self.leaving = False
@@ -319,7 +324,10 @@ class CallSession:
         for kind in effect.attempts:
             failure = await self._attempt(kind, ref, effect)
             if failure is None:
-                self._do(self.core.ended, kind, "confirmed by the PBX")
+                if self._menu_end is not None and self._menu_end.with_agent:
+                    self._do(self.core.carries_on)
+                else:
+                    self._do(self.core.ended, kind, "confirmed by the PBX")
                 return
             last = failure
         self._do(self.core.ended, None, last)
@@ -339,8 +347,10 @@ class CallSession:
                 await self._world.control.hang_up(ref, effect.why)
             elif kind is EndKind.TRANSFER:
                 await self._world.control.transfer(ref, self._world.transfer_to, effect.why)
-            else:
+            elif self._world.menus is None:
                 raise PbxError("this attachment has no menu")
+            else:
+                data |= await self._menu(self._world.menus, ref)
         except PbxError as exc:
             self._do(self.core.action_report, False, {**data, "error": str(exc)})
             return str(exc)
@@ -351,6 +361,18 @@ class CallSession:
             return f"internal fault: {type(exc).__name__}"
         self._do(self.core.action_report, True, {**data, "confirmed_ms": monotonic_ms() - started})
         return None
+
+    async def _menu(self, menus: MenuDesk, ref: CallRef) -> dict[str, Any]:
+        """The caller's time in the menu; returns what the journal's row about it holds besides."""
+        self._menu_end = None
+
+        def chose(outcome: Outcome) -> None:
+            self._do(self.core.menu_choice, outcome)
+
+        number_known = self.core.caller_number is not None
+        self._menu_end = end = await menus.offer(ref, number_known=number_known, on_choice=chose)
+        choice = end.outcome.choice.value if isinstance(end.outcome, Chosen) else "left"
+        return {"choice": choice, "reached": end.reached or None}
 
     async def _pause_agent(self, effect: fx.PauseAgent) -> None:
         data = {"action": "pause_agent", "why": effect.why, "pack": self.core.engine.pack.version}

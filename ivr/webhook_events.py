@@ -15,7 +15,16 @@ from ivr.incidents import CallStory, is_safeguard
 from ivr.mask import clean
 from ivr.types import JournalEvent, JournalRow
 
-HookEvent = Literal["rung", "action_done", "action_failed", "safeguard", "incident", "call_ended"]
+HookEvent = Literal[
+    "rung",
+    "action_done",
+    "action_failed",
+    "callback_asked",
+    "complaint_asked",
+    "safeguard",
+    "incident",
+    "call_ended",
+]
 HOOK_EVENTS: tuple[HookEvent, ...] = get_args(HookEvent)
 URGENT: HookEvent = "safeguard"
 MAX_STORIES = 20_000
@@ -26,6 +35,8 @@ _ROWS: dict[JournalEvent, HookEvent] = {
     JournalEvent.ACTION_DONE: "action_done",
     JournalEvent.ACTION_FAILED: "action_failed",
 }
+_ASKED: tuple[HookEvent, ...] = ("callback_asked", "complaint_asked")
+"""Choices of the menu: signals that leave somebody with something to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,8 @@ class HookEvents:
             yield HookMessage("safeguard", row.at, {**about, **row.data})
         elif (event := _ROWS.get(row.event)) is not None:
             yield HookMessage(event, row.at, {**about, **row.data})
+        elif row.event is JournalEvent.SIGNAL and row.data.get("action") in _ASKED:
+            yield HookMessage(_ASKED[_ASKED.index(row.data["action"])], row.at, {**about, **row.data})
         elif row.event is JournalEvent.CALL_ENDED:
             del self._stories[row.call_id]
             if story.is_incident:

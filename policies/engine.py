@@ -16,6 +16,7 @@ from policies.types import (
     Action,
     Audience,
     CallEnded,
+    CarriedOn,
     Category,
     Conduct,
     EndingFailed,
@@ -134,6 +135,8 @@ class Engine:
             return self._move(Move(Cause.CALL_ENDED, now_ms, event.why))
         if isinstance(event, EndingFailed):
             return self._move(Move(Cause.ENDING_FAILED, now_ms, event.why or "no reason given", by="pbx"))
+        if isinstance(event, CarriedOn):
+            return self._move(Move(Cause.CARRIED_ON, now_ms, event.why, by="menu"))
         if self._state.rung is Rung.ENDED:
             return []
         if isinstance(event, Utterance):

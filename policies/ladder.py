@@ -87,6 +87,7 @@ class Cause(StrEnum):
     DECAY = "decay"
     COUNTDOWN_OVER = "countdown_over"
     ENDING_FAILED = "ending_failed"
+    CARRIED_ON = "carried_on"
     CALL_ENDED = "call_ended"
 
 
@@ -465,6 +466,16 @@ def _go_on(pack: Pack, state: LadderState, move: Move) -> Out:
     return new, [*records, Notify(Audience.AGENT, told), Notify(Audience.SUPERVISOR, told)]
 
 
+def _carry_on(pack: Pack, state: LadderState, move: Move) -> Out:
+    """The caller is back by their own choice: the rung before the ending, nothing forgiven, a quiet beginning."""
+    if state.asked_from is None:
+        return state, []
+    new, records = _to(
+        state, state.asked_from, move, asked_from=None, civil_since_ms=move.now_ms, quiet_until_ms=_grace(pack, move)
+    )
+    return new, [*records, Notify(Audience.AGENT, "The caller chose to carry on and is with you again.")]
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """What one cause does on one rung, and every rung it can lead to."""
@@ -513,6 +524,7 @@ def _table() -> dict[tuple[Rung, Cause], Cell]:
     put((Rung.DISARMED,), (c.KEY_MINUTE,), _minute)
     put((Rung.DISARMED,), (c.PROMPT_HEARD, c.PROMPT_UNHEARD), _prompt_unheard)
     put((Rung.ENDED,), (c.ENDING_FAILED,), _go_on, Rung.ENDED, *climbing, Rung.DISARMED)
+    put((Rung.ENDED,), (c.CARRIED_ON,), _carry_on, Rung.ENDED, *climbing, Rung.DISARMED)
     put(tuple(Rung), (c.CALL_ENDED,), _over, Rung.ENDED)
     return table
 

@@ -136,7 +136,14 @@ class EndingFailed:
     why: str = ""
 
 
-Event = Utterance | Conduct | Hotkey | PromptStarted | PromptDone | EndingFailed | CallEnded
+@dataclass(frozen=True, slots=True)
+class CarriedOn:
+    """The ending gave the caller a choice, and they are with the agent again."""
+
+    why: str = "the caller chose to carry on"
+
+
+Event = Utterance | Conduct | Hotkey | PromptStarted | PromptDone | EndingFailed | CarriedOn | CallEnded
 
 # --- between ----------------------------------------------------------------------------------------------------------
 

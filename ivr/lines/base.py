@@ -25,6 +25,8 @@ HEADER_QUEUE = "X-Firmline-Queue"
 """Optional: the queue by which the call came."""
 HEADER_NUMBER = "X-Firmline-Number"
 """Optional: the caller's number."""
+HEADER_MENU = "X-Firmline-Menu"
+"""The one-time id of a leg that we asked for ourselves, with the caller alone at its other end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,7 +310,7 @@ class AmiClient:
         else:
             raise PbxError(f"{self._where} offers no MD5 login, and the secret is not sent in clear over a network")
         try:
-            await self._ask("Login", [who, *proof, ("Events", "call")], rows=None)
+            await self._ask("Login", [who, *proof, ("Events", "call,dtmf,user")], rows=None)
         except PbxError as exc:
             if exc.retryable:
                 raise

@@ -30,6 +30,7 @@ from ivr.facts import CallFacts
 from ivr.lines.base import HEADER_CALL, HEADER_SIDE
 from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
+from ivr.pbx.guests import Guests, Hands
 from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
 from ivr.pbx.watch import TAP_PREFIX, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
 
@@ -59,6 +60,7 @@ class AsteriskPbx:
         self._tap_problem: str | None = None
         self._deaf_problem: str | None = None
         self._probe = EventProbe()
+        self.guests = Guests(self._hands())
         self.on_call_over: Callable[[str], None] = lambda _ref: None
         """Told the reference of each tapped call that is over."""
         self.on_connected: Callable[[], None] = lambda: None
@@ -98,6 +100,7 @@ class AsteriskPbx:
 
     def _hear(self, event: AmiMessage) -> None:
         self._probe.hear(event)
+        self.guests.hear(event)
         if event.event == "OriginateResponse" and event.get("ActionID").startswith(TAP_PREFIX):
             self._placed(event)
         self._carry_out(self._watch.hear(event, monotonic_ms()))
@@ -335,6 +338,18 @@ class AsteriskPbx:
         return [row for row in await self._ami.event_list("QueueStatus") if row.event == "QueueMember"]
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _hands(self) -> Hands:
+        return Hands(
+            self._ami,
+            self._watch,
+            self._options,
+            lambda: tuple(dict.fromkeys(t for t in (self._options.transfer_to, *self._options.fallbacks) if t)),
+            self._together,
+            self._redirect,
+            self._until,
+            self._carry_out,
+        )
 
     def _together(self, call: CallRef) -> WatchedCall:
         watched = self._watch.call(call.call_ref)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from ivr.errors import PbxError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,33 @@ class PbxControl(Protocol):
 
     def problem(self) -> str | None:
         """Why the PBX cannot be used now, in one sentence with the fix, or ``None``."""
+
+
+class CallerGone(PbxError):
+    """The caller has hung up: there is nobody left to do anything for."""
+
+
+class NobodyThere(PbxError):
+    """Nobody that a caller could be sent to can be reached; they were not moved."""
+
+
+class GuestHost(Protocol):
+    """A PBX that can bring the caller alone to our line and send them on again. A guest is known by an id of ours."""
+
+    on_guest_digit: Callable[[str, str], None]
+    """Told guest and key when the PBX itself hears the caller press one."""
+
+    async def bring(self, call: CallRef, guest_id: str, headers: Mapping[str, str]) -> None:
+        """Take the caller out of the call and put them together with us, on a new leg that carries ``headers``."""
+
+    async def keep(self, guest_id: str) -> None:
+        """We are still there: the PBX takes a guest back to the agent by itself after a while without this."""
+
+    async def send_on(self, call: CallRef, *, agent_first: bool) -> str:
+        """Send the caller to the agent or a supervisor, else to the other; returns the extension that answered."""
+
+    async def dismiss(self, call: CallRef) -> None:
+        """Hang up on the caller."""
+
+    def let_go(self, call: CallRef, guest_id: str) -> None:
+        """The stay is over, however it ended."""

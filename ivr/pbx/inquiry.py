@@ -24,6 +24,7 @@ NEEDED_ACTIONS = {
 }
 """Manager actions we use and the ``write=`` class that allows each."""
 _NOBODY_THERE = frozenset({"UNAVAILABLE"})
+_IN_CALL = frozenset({"INUSE", "BUSY", "RINGING", "RINGINUSE", "ONHOLD"})
 _STATE_BUSY, _STATE_UNAVAILABLE = 2, 4
 """Values of ``ExtensionState``'s Status; -1 and -2 say that there is no hint."""
 
@@ -38,6 +39,7 @@ class AsteriskOptions:
     colleagues: tuple[str, ...] = ()
     context: str = "from-internal"
     fallbacks: tuple[str, ...] = ()
+    transfer_to: str = ""
     answer_ms: int = 20_000
     pause_ms: int = 60_000
 
@@ -79,22 +81,37 @@ class EventProbe:
             ) from None
 
 
-async def unreachable(ami: AmiClient, context: str, target: str) -> str | None:
-    """Why nobody should be sent to extension ``target`` of ``context`` now, or ``None``.
+async def extension_exists(ami: AmiClient, context: str, target: str) -> bool:
+    """Whether ``target`` is an extension of ``context``.
 
     Raises:
         PbxError: the PBX would not say.
     """
-    if await _value(ami, f"DIALPLAN_EXISTS({context},{target},1)") != "1":
+    return await _value(ami, f"DIALPLAN_EXISTS({context},{target},1)") == "1"
+
+
+async def unreachable(ami: AmiClient, context: str, target: str, *, must_be_idle: bool = False) -> str | None:
+    """Why nobody should be sent to extension ``target`` of ``context`` now, or ``None``.
+
+    ``must_be_idle``: a phone that is in another call counts as one that cannot be reached.
+
+    Raises:
+        PbxError: the PBX would not say.
+    """
+    if not await extension_exists(ami, context, target):
         return f"extension {target} does not exist in context {context}"
     state = await ami.action("ExtensionState", ("Exten", target), ("Context", context))
     status = int(state.get("Status") or -1)
     if status < 0:  # no hint: a queue, a ring group, or a phone that nobody wrote a hint for
         device = await _value(ami, f"DEVICE_STATE(PJSIP/{target})")
-        return f"no phone is registered at {target}" if device in _NOBODY_THERE else None
+        if device in _NOBODY_THERE:
+            return f"no phone is registered at {target}"
+        return f"{target} is in another call" if must_be_idle and device in _IN_CALL else None
     if status == _STATE_UNAVAILABLE:
         return f"no phone is registered at {target}"
-    return f"{target} is busy" if status == _STATE_BUSY else None
+    if status == _STATE_BUSY:
+        return f"{target} is busy"
+    return f"{target} is in another call" if must_be_idle and status > 0 else None
 
 
 async def caller_facts(ami: AmiClient, channel: str) -> CallFacts:

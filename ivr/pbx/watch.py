@@ -135,6 +135,8 @@ class CallWatch:
         self._channels: dict[str, Channel] = {}
         self._calls: dict[str, WatchedCall] = {}
         self._taps: dict[str, tuple[WatchedCall, Side]] = {}
+        self.guests: set[str] = set()
+        """Ids of legs of ours that are no taps: callers who are with us for a while."""
         self._serial = 0
         self._tap_serial = 0
         self._out: list[Command] = []
@@ -179,7 +181,7 @@ class CallWatch:
             if uniqueid not in present:
                 self._hung_up(uniqueid, now_ms)
         for channel in present.values():
-            if channel.endpoint == self._us and channel.uniqueid not in self._taps:
+            if channel.endpoint == self._us and channel.uniqueid not in (*self._taps, *self.guests):
                 self._out.append(DropTap(channel.name, "a leg that an earlier run left behind"))
             elif channel.bridge and self._is_party(channel):
                 known = self._channels.get(channel.uniqueid)
@@ -234,6 +236,12 @@ class CallWatch:
     def hold(self, call: WatchedCall) -> None:
         """We are about to move the caller."""
         call.held = True
+
+    def drop_taps(self, call: WatchedCall, why: str) -> list[Command]:
+        """Nobody listens to this call for a while."""
+        for tap in call.taps.values():
+            self._drop(tap, why)
+        return self._flush()
 
     def settle_move(self, call: WatchedCall, *, handed_on: bool, now_ms: int) -> list[Command]:
         """The move is over: the caller is with somebody else for good, or the call is as it was."""

@@ -1,0 +1,211 @@
+"""Bringing a caller of an Asterisk to our own line and sending them on again, without a line of dialplan.
+
+``Originate`` rings our phone and runs ``Bridge(<the caller's channel>,F(<context>^<agent>^1))``: the PBX takes the
+caller out of the bridge with the agent and puts them together with us. ``F`` is what the PBX does with the caller when
+our leg ends in any way that we did not plan, a crash included: the agent's phone rings again. Beyond that the leg has a
+time of its own (``AbsoluteTimeout``), wound up again with every prompt, so that a process that hangs leaves nobody in
+silence.
+
+| step    | asked by        | done when                                    | else                                |
+|---------|-----------------|----------------------------------------------|-------------------------------------|
+| bring   | ``Originate``   | caller and our leg are in one bridge         | ``PbxError``; the caller is unmoved |
+| send on | ``Redirect``    | the caller is in a new bridge with somebody  | the next of the list                |
+| dismiss | ``Hangup``      | the caller's channel is gone                 | ``PbxError``                        |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from ivr.clock import monotonic_ms
+from ivr.errors import PbxError
+from ivr.pbx.ami import AmiClient, AmiMessage
+from ivr.pbx.base import CallerGone, CallRef, NobodyThere
+from ivr.pbx.inquiry import AsteriskOptions, extension_exists, unreachable
+from ivr.pbx.watch import CallWatch, Command, WatchedCall
+
+log = structlog.get_logger("firmline.pbx")
+
+BRING_MS = 5_000
+KEEP_S = 45
+"""How long our leg may live after the last prompt began: longer than any prompt and the wait for a key together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What moving a caller takes, lent by the attachment."""
+
+    ami: AmiClient
+    watch: CallWatch
+    options: AsteriskOptions
+    targets: Callable[[], tuple[str, ...]]
+    """Where callers go who ask for a supervisor, in order."""
+    together: Callable[[CallRef], WatchedCall]
+    redirect: Callable[[WatchedCall, str], Awaitable[str | None]]
+    until: Callable[[Callable[[], bool], int], Awaitable[bool]]
+    carry_out: Callable[[list[Command]], None]
+
+
+@dataclass(slots=True)
+class _Guest:
+    call: WatchedCall
+    bridge: str = ""
+    """The bridge that our leg is in."""
+    failed: str = ""
+    handed_on: bool = False
+
+
+class Guests:
+    """A :class:`ivr.pbx.base.GuestHost` on an Asterisk."""
+
+    def __init__(self, hands: Hands) -> None:
+        self._hands = hands
+        self._guests: dict[str, _Guest] = {}
+        self.on_guest_digit: Callable[[str, str], None] = lambda _guest, _digit: None
+
+    def hear(self, event: AmiMessage) -> None:
+        """Every manager event."""
+        uniqueid = event.get("Uniqueid")
+        match event.event:
+            case "BridgeEnter" if uniqueid in self._guests:
+                self._guests[uniqueid].bridge = event.get("BridgeUniqueid")
+            case "OriginateResponse" if event.get("ActionID") in self._guests and event.get("Response") == "Failure":
+                self._guests[event.get("ActionID")].failed = "our own phone could not be reached by the PBX"
+            case "Hangup" if uniqueid in self._guests:
+                self._guests[uniqueid].failed = "our own leg ended"
+            case "DTMFEnd" if event.get("Direction") == "Received":
+                for guest_id, guest in list(self._guests.items()):
+                    if guest.call.caller == uniqueid and guest.bridge:
+                        self.on_guest_digit(guest_id, event.get("Digit"))
+
+    async def bring(self, call: CallRef, guest_id: str, headers: Mapping[str, str]) -> None:
+        """Take the caller out of the call and put them together with us.
+
+        Raises:
+            PbxError: it did not come to that; the caller is where they were.
+            CallerGone: they have hung up.
+        """
+        hands = self._hands
+        watched = hands.together(call)
+        caller = hands.watch.channel(watched.caller)
+        assert caller is not None
+        home = await self._home(watched)
+        guest = self._guests[guest_id] = _Guest(watched)
+        hands.watch.hold(watched)
+        hands.watch.guests.add(guest_id)
+        await hands.ami.action(
+            "Originate",
+            ("Channel", f"PJSIP/{hands.options.tap_endpoint}"),
+            ("ChannelId", guest_id),
+            ("Application", "Bridge"),
+            ("Data", f"{caller.name},F({hands.options.context}^{home}^1)"),
+            ("Timeout", str(BRING_MS)),
+            ("Async", "true"),
+            *(("Variable", f"PJSIP_HEADER(add,{name})={value}") for name, value in headers.items()),
+            action_id=guest_id,
+        )
+
+        def settled() -> bool:
+            now = hands.watch.channel(watched.caller)
+            return now is None or bool(guest.failed) or (bool(guest.bridge) and now.bridge == guest.bridge)
+
+        came = await hands.until(settled, BRING_MS)
+        if hands.watch.channel(watched.caller) is None:
+            raise CallerGone("menu: the caller hung up")
+        if not came or guest.failed:
+            raise PbxError(f"menu: the caller could not be brought to us: {guest.failed or 'the PBX did not do it'}")
+        hands.carry_out(hands.watch.drop_taps(watched, "the caller is with us"))
+        await self.keep(guest_id)
+        log.info("caller brought to us", call_ref=watched.ref)
+
+    async def _home(self, call: WatchedCall) -> str:
+        """Where the PBX shall send the caller if we vanish.
+
+        Raises:
+            PbxError: nowhere: then they must not be moved.
+        """
+        hands = self._hands
+        for target in (call.agent_ext, *hands.targets()):
+            if await extension_exists(hands.ami, hands.options.context, target):
+                return target
+        raise PbxError(f"menu: neither {call.agent_ext} nor a supervisor is an extension of {hands.options.context}")
+
+    async def keep(self, guest_id: str) -> None:
+        """Wind the leg's clock up again."""
+        try:
+            await self._hands.ami.action("AbsoluteTimeout", ("Channel", guest_id), ("Timeout", str(KEEP_S)))
+        except PbxError as exc:  # gone by now, as a rule
+            log.debug("leg not kept", error=str(exc))
+
+    async def send_on(self, call: CallRef, *, agent_first: bool) -> str:
+        """Move the caller to the agent or a supervisor, as asked, else to the other; the extension that answered.
+
+        Raises:
+            NobodyThere: nobody can be reached; the caller is where they were.
+            PbxError: nobody answered; the agent's phone was left ringing for them.
+            CallerGone: they have hung up.
+        """
+        hands = self._hands
+        watched = self._watched(call)
+        targets, agent = hands.targets(), watched.agent_ext
+        wanted = (agent, *targets) if agent_first else (*targets, agent)
+        refusals: list[str] = []
+        moved = False
+        for target in dict.fromkeys(wanted):
+            idle = target == agent  # who took another call meanwhile has no ear for this one
+            refusal = await unreachable(hands.ami, hands.options.context, target, must_be_idle=idle)
+            if refusal is None:
+                moved = True
+                refusal = await self._redirected(watched, target)
+            if refusal is None:
+                self._settle(watched, handed_on=target != agent)
+                log.info("caller sent on", call_ref=watched.ref, target=target)
+                return target
+            refusals.append(refusal)
+        told = "; ".join(refusals)
+        if not moved:
+            raise NobodyThere(f"menu: {told}")
+        await self._redirected(watched, agent)
+        raise PbxError(f"menu: {told}; {agent} was rung for the caller")
+
+    async def _redirected(self, watched: WatchedCall, target: str) -> str | None:
+        try:
+            return await self._hands.redirect(watched, target)
+        except PbxError as exc:
+            if self._hands.watch.channel(watched.caller) is None:
+                raise CallerGone(str(exc)) from exc
+            raise
+
+    async def dismiss(self, call: CallRef) -> None:
+        """Hang up on the caller, who is alone with us.
+
+        Raises:
+            PbxError: refused, or the channel is still there.
+        """
+        hands = self._hands
+        caller = hands.watch.channel(self._watched(call).caller)
+        if caller is None:
+            return
+        await hands.ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
+        if not await hands.until(lambda: hands.watch.channel(caller.uniqueid) is None, hands.options.ami.timeout_ms):
+            raise PbxError("menu: the PBX took the request to hang up, but the caller's channel is still there")
+
+    def let_go(self, call: CallRef, guest_id: str) -> None:
+        """The stay is over, however it ended; the watch goes on as before."""
+        guest = self._guests.pop(guest_id, None)
+        self._hands.watch.guests.discard(guest_id)
+        if guest is not None and guest.call.held:
+            self._settle(guest.call, handed_on=guest.handed_on)
+
+    def _settle(self, call: WatchedCall, *, handed_on: bool) -> None:
+        hands = self._hands
+        hands.carry_out(hands.watch.settle_move(call, handed_on=handed_on, now_ms=monotonic_ms()))
+
+    def _watched(self, call: CallRef) -> WatchedCall:
+        watched = self._hands.watch.call(call.call_ref)
+        if watched is None:
+            raise CallerGone("menu: the caller hung up")
+        return watched
