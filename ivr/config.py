@@ -19,8 +19,8 @@ from audio.types import PTIME_MS
 from ivr.errors import ConfigError
 from ivr.facts import NumberKept
 from ivr.lines.base import LineOptions
-from ivr.webhook_events import HookEvent
 from ivr.menu import Choice
+from ivr.webhook_events import HookEvent
 from policies import yamltext
 
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -22,6 +22,8 @@ from ivr.menu import (
     Say,
 )
 from ivr.prompts import load_catalogue
+from ivr.types import JournalEvent, JournalRow
+from ivr.webhook_events import HookEvents
 
 QUICK = MenuOptions(wait_ms=1_000, repeats=1, max_invalid=2)
 
@@ -177,3 +179,13 @@ def test_menu_always_ends_and_ends_once(steps: list[str], number_known: bool, de
     assert caller.outcome is not None and caller.menu.phase is Phase.DONE
     if isinstance(caller.outcome, Chosen) and not number_known:
         assert caller.outcome.choice is not Choice.CALL_BACK
+
+
+def test_what_a_caller_asks_for_is_a_webhook_event_of_its_own() -> None:
+    """With the number to call: somebody has to."""
+    data = {"action": "callback_asked", "caller_number": "+441632960011"}
+    hooks = HookEvents()
+    (message,) = hooks.hear(JournalRow("c1", JournalEvent.SIGNAL, "2026-01-01T00:00:00.000+00:00", 5, data))
+    assert message.event == "callback_asked" and '"caller_number": "+441632960011"' in message.body(words=False)
+    other = JournalRow("c1", JournalEvent.SIGNAL, "2026-01-01T00:00:00.000+00:00", 6, {"action": "menu_choice"})
+    assert list(hooks.hear(other)) == []
