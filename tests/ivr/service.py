@@ -377,7 +377,8 @@ class Registrar(asyncio.DatagramProtocol):
         headers = {name.lower(): value.strip() for name, _, value in lines}
         kept = [f"{name}: {headers[name]}" for name in ("via", "from", "to", "call-id", "cseq")]
         if self._knows(headers.get("authorization", "")):
-            reply = ["SIP/2.0 200 OK", *kept, f"Contact: {headers['contact']}", "Expires: 60"]
+            contact = [f"Contact: {headers['contact']}"] if "contact" in headers else []
+            reply = ["SIP/2.0 200 OK", *kept, *contact, "Expires: 60"]
         else:
             challenge = f'WWW-Authenticate: Digest realm="pbx", nonce="{self._nonce}"'
             reply = ["SIP/2.0 401 Unauthorized", *kept, challenge]

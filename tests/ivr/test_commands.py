@@ -20,7 +20,7 @@ from tests.ivr.calls import silence, speech
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["run", "demo", "check", "judge", "transcribe", "replay", "tune", "prompts list", "prompts render"]
 COMMANDS += ["bench reaction", "bench capacity", "token add", "token list", "token remove"]
-COMMANDS += ["webhooks test", "webhooks list", "report"]
+COMMANDS += ["webhooks test", "webhooks list", "report", "doctor"]
 
 
 def firmline(*args: str, cwd: Path, stdin: str = "", timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

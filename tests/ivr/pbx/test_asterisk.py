@@ -10,6 +10,7 @@ import pytest
 
 from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
+from ivr.doctor import manager_step
 from ivr.errors import PbxError
 from ivr.pbx.asterisk import PAUSE_REASON
 from ivr.pbx.base import CallRef
@@ -320,8 +321,9 @@ async def test_survey_says_where_callers_could_go_and_which_right_is_missing(wor
     with pytest.raises(PbxError, match="no events reach manager user deaf.*add call to its read="):
         await survey(deaf.options, ("299",))
     wrong = Beside(world, ami=ami_options(world.server, secret="wrong"))
-    with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret"):
+    with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret") as refused:
         await survey(wrong.options, ("299",))
+    assert "permit=" in manager_step(str(refused.value), "pbx")
 
 
 async def test_call_made_by_the_agent_is_tapped_and_can_be_transferred(world: World) -> None:
