@@ -42,9 +42,11 @@ format: $(READY) ## put the code into the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure; the tables of docs/benchmarks.md (about ten minutes)
+bench: $(READY) tools ## measure; the tables of docs/benchmarks*.md (about 25 minutes; leave the machine alone meanwhile)
 	@$(BIN)/firmline bench reaction $(ARGS)
-	@$(BIN)/firmline bench capacity $(ARGS)
+	@$(BIN)/firmline bench capacity --calls 60 --no-drafts $(ARGS)
+	@$(BIN)/firmline bench capacity --calls 25 $(ARGS)
+	@$(BIN)/firmline bench ears $(ARGS)
 
 pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only)
 	@deploy/asterisk/build.sh

@@ -185,6 +185,11 @@ class App:
         self.metrics.counted_elsewhere("sip", "SIP messages and faults by kind", lambda: dict(self.line.counters))
         self.metrics.counted_elsewhere("rtp", "RTP packets, frames and faults by kind", self.line.media_totals)
         self.metrics.counted_elsewhere("asr", "Work of the recogniser", lambda: asdict(self.asr.stats()))
+        self.metrics.measured_elsewhere(
+            "running",
+            "Tasks on the event loop and RTP ports in use",
+            lambda: {"tasks": len(asyncio.all_tasks()), "rtp_ports": self.line.media_ports},
+        )
         self.metrics.counted_elsewhere(
             "journal",
             "Journal rows that wait for the database, or were lost",

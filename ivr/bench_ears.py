@@ -144,7 +144,7 @@ class Measured:
             self.words += len(expected)
             self.errors += word_errors(expected, bare_words(" ".join(each.text for each in finals)))
             for truth in talk.truths:
-                self._lateness(truth, [each for each in seen if _meets(each, truth)])
+                self._lateness(truth, [each for each in seen if each.meets(truth.start_ms, truth.end_ms)])
             self.speech_ms += talk.speech_ms
             self.audio_ms += len(talk.samples) * 1000 // RATE_HZ
         self.decode_cpu_ms += outcome.decode_cpu_ms
@@ -187,7 +187,3 @@ class Measured:
 def pair_s(values_ms: Sequence[float]) -> str:
     """Median and 95th percentile in seconds, for a table."""
     return f"{percentile(values_ms, 50) / 1000:.2f} / {percentile(values_ms, 95) / 1000:.2f}"
-
-
-def _meets(seen: Seen, truth: Truth) -> bool:
-    return seen.end_ms > truth.start_ms - 100 and seen.start_ms < truth.end_ms + 100

@@ -18,8 +18,8 @@ from audio.types import Pcm, Segment, Transcript
 from audio.whisper import ShippedWhisper
 from ivr.asr import SyncAsr
 from ivr.asr_queue import QueueOptions
-from ivr.bench import rss_mb
 from ivr.bench_ears import Aligner, Measured, Talk, pair_s, talk_of
+from ivr.bench_machine import rss_mb
 from ivr.bench_sim import Decoder, Outcome, Setup, Simulation
 from ivr.bench_speech import (
     RATE_HZ,

@@ -47,6 +47,10 @@ class Seen:
     final: bool
     over_prompt: bool = False
 
+    def meets(self, start_ms: int, end_ms: int) -> bool:
+        """Whether they were spoken then, or nearly."""
+        return self.end_ms > start_ms - 100 and self.start_ms < end_ms + 100
+
 
 @dataclass(slots=True)
 class Outcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import json
 import signal
 import sys
 from pathlib import Path
@@ -15,20 +14,11 @@ import click
 
 from ivr import token_command  # noqa: F401  registers itself
 from ivr.cli import Context, cli, shared_options
+from ivr.cli_output import emit, quiet_logging, set_logging, table
 from ivr.config import Config
 from ivr.errors import FirmlineError, WavError
 
 Wavs = click.argument("wavs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="WAV...")
-
-
-def _logging(config: Config) -> None:
-    from ivr.log import configure_logging
-
-    configure_logging(config.log.level, json=config.log.format == "json", pii=config.log.pii)
-
-
-def _emit(row: dict[str, Any]) -> None:
-    click.echo(json.dumps(row, ensure_ascii=False))
 
 
 @cli.command()
@@ -46,7 +36,7 @@ def run(context: Context, as_json: bool) -> None:
       firmline run -c /etc/firmline/config.yaml --json
     """
     config = context.config()
-    _logging(config)
+    set_logging(config)
     asyncio.run(_run(config, as_json, context))
 
 
@@ -89,7 +79,7 @@ def _say_ready(told: dict[str, str], as_json: bool) -> None:
 
     try:
         if as_json:
-            _emit(told)
+            emit(told)
         else:
             click.echo(
                 f"firmline {told['version']} is ready: {told['line']}, PBX {told['pbx']}, "
@@ -122,7 +112,7 @@ def demo(context: Context, as_json: bool, speed: float, out: Path) -> None:
     from ivr.demo.run import run_demo
     from ivr.demo.show import JsonShow, TerminalShow
 
-    _quiet_logging(context)
+    quiet_logging(context)
     summary = asyncio.run(run_demo(out.absolute(), JsonShow() if as_json else TerminalShow(), speed=speed))
     if not summary["ok"]:
         raise SystemExit(1)
@@ -167,7 +157,7 @@ def judge(context: Context, pack_name: str | None) -> None:
 
     pack = load_pack(pack_name or context.config().policy.pack)
     for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace"):
-        _emit(judge_line(line.rstrip("\r\n"), pack))
+        emit(judge_line(line.rstrip("\r\n"), pack))
 
 
 @cli.command()
@@ -186,14 +176,14 @@ def transcribe(context: Context, wavs: tuple[Path, ...], as_json: bool, realtime
     from ivr.transcription import transcribe_files
 
     config = context.config()
-    _logging(config)
+    set_logging(config)
     failed = False
     for result in transcribe_files(config, wavs, realtime=realtime):
         if isinstance(result, WavError):
             click.echo(f"firmline: {result}", err=True)
             failed = True
         elif as_json:
-            _emit(result)
+            emit(result)
         else:
             click.echo(result["text"])
     if failed:
@@ -221,7 +211,7 @@ def replay(context: Context, wavs: tuple[Path, ...], pack_name: str | None, as_j
     from ivr.timeline import check_plot_path, draw
 
     config = context.config()
-    _logging(config)
+    set_logging(config)
     if plot is not None:
         if len(wavs) != 1:
             raise click.UsageError("--plot takes one WAV at a time")
@@ -233,7 +223,7 @@ def replay(context: Context, wavs: tuple[Path, ...], pack_name: str | None, as_j
             for row in replay_file(config, wav, pack_name):
                 rows.append(row)
                 if as_json:
-                    _emit({"file": str(wav), **row} if len(wavs) > 1 else row)
+                    emit({"file": str(wav), **row} if len(wavs) > 1 else row)
                 else:
                     click.echo(replay_text(row))
         except WavError as exc:
@@ -273,16 +263,16 @@ def tune(context: Context, labels: Path, first: str, others: tuple[str, ...], as
     from ivr.tuning import compare, load_labels, steps_of
 
     config = context.config()
-    _logging(config)
+    set_logging(config)
     if plot is not None:
         check_plot_path(plot)
     rows, packs = load_labels(labels), list(dict.fromkeys((first, *others)))
     with click.progressbar(length=steps_of(rows, len(packs)), label="calls", file=sys.stderr) as bar:
         found = compare(rows, packs, config, lambda: bar.update(1))
     if as_json:
-        _emit(found.as_json())
+        emit(found.as_json())
     else:
-        _table({"rows": figures(found)}, as_json=False)
+        table({"rows": figures(found)}, as_json=False)
         for each in found.differ:
             click.echo(f"\n{each['call']}  [{'abusive' if each['abusive'] else 'civil'}]")
             for name in packs:
@@ -291,120 +281,6 @@ def tune(context: Context, labels: Path, first: str, others: tuple[str, ...], as
     if plot is not None:
         draw_comparison(found, plot, title=labels.name)
         click.echo(f"curve written to {plot}", err=True)
-
-
-@cli.group()
-def bench() -> None:
-    """Measure: the tables of docs/benchmarks.md, on this machine, with every part real."""
-
-
-def _bench_out(out: Path | None) -> Path:
-    return (out or Path(".bench")).absolute()
-
-
-@bench.command("reaction")
-@click.option("--runs", type=click.IntRange(1, 200), default=10, show_default=True, help="Abusive calls, one by one.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for logs and recordings.  [default: .bench]")
-@shared_options
-@click.pass_obj
-def bench_reaction(context: Context, runs: int, as_json: bool, out: Path | None) -> None:
-    """End of the abusive words to the first prompt packet at the caller: median and worst.
-
-    \b
-    Example:
-      firmline bench reaction --runs 10
-    """
-    from ivr.bench import bench_reaction as measure
-
-    _quiet_logging(context)
-    _table(asyncio.run(measure(_bench_out(out), runs, _progress)), as_json)
-
-
-@bench.command("capacity")
-@click.option(
-    "--calls", type=click.IntRange(1, 500), default=20, show_default=True, help="Calls at once, two legs each."
-)
-@click.option("--minutes", type=click.FloatRange(0.5, 120), default=3.0, show_default=True, help="How long.")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="ears.workers.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Folder for logs and the journal.  [default: .bench]"
-)
-@shared_options
-@click.pass_obj
-def bench_capacity(context: Context, calls: int, minutes: float, workers: int, as_json: bool, out: Path | None) -> None:
-    """Many calls at once: every expected warning, no other, loop stall, memory, lag.
-
-    Every fourth call holds one insult. Ends 1 when a warning was missing or one too many.
-
-    \b
-    Example:
-      firmline bench capacity --calls 20 --minutes 3
-    """
-    from ivr.bench import bench_capacity as measure
-
-    _quiet_logging(context)
-    result = asyncio.run(measure(_bench_out(out), calls, minutes, workers, _progress))
-    _table(result, as_json)
-    if result["warnings_heard"] != result["warnings_expected"] or result["sounds_unexpected"]:
-        raise FirmlineError("not every expected warning was heard, or one too many was")
-
-
-@bench.command("ears")
-@click.option("--rounds", type=click.IntRange(1, 20), default=2, show_default=True, help="Rounds of ours and peers.")
-@click.option("--minutes", type=click.FloatRange(1, 120), default=10.0, show_default=True, help="The monologue.")
-@click.option("--noise", type=click.FloatRange(1, 240), default=30.0, show_default=True, help="Minutes of no speech.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a part instead of tables.")
-@shared_options
-@click.pass_obj
-def bench_ears(context: Context, rounds: int, minutes: float, noise: float, as_json: bool) -> None:
-    """How well, how soon and at what cost words are heard; ours and as shipped, many calls, noises, a monologue.
-
-    Ends 1 when a word came out of what is no speech. About a quarter of an hour on one core; costs are CPU time, so a
-    busy machine does not falsify them.
-
-    \b
-    Example:
-      firmline bench ears --rounds 1 --noise 5
-    """
-    from ivr.bench_ears_run import EarsBench
-
-    _quiet_logging(context)
-    ears = EarsBench(context.config(), _progress)
-    _table(ears.talker(rounds), as_json)
-    _table(ears.many(((60, 2, 0), (25, 2, 700)), 60), as_json)
-    _table(ears.monologue(minutes), as_json)
-    nothing = ears.nothing(noise)
-    _table(nothing, as_json)
-    if nothing["words"]:
-        raise FirmlineError("words were heard where nobody spoke")
-
-
-def _quiet_logging(context: Context) -> None:
-    config = context.config()
-    _logging(config.model_copy(update={"log": config.log.model_copy(update={"level": "error"})}))
-
-
-def _progress(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _table(result: dict[str, Any], as_json: bool) -> None:
-    """A result as one JSON object, or as Markdown that can go into docs/benchmarks.md as it is."""
-    if as_json:
-        _emit(result)
-        return
-    rows = result.get("rows")
-    if rows:
-        click.echo("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
-        for row in rows:
-            click.echo("| " + " | ".join(str(value) for value in row.values()) + " |")
-        return
-    click.echo("| measure | value |\n|---|---|")
-    for key, value in result.items():
-        text = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        click.echo(f"| {key} | {text} |")
 
 
 @cli.group()

@@ -62,6 +62,11 @@ class MediaPlane:
         """Exceptions caught in either thread or in a sink: always a bug of ours, never a reason to stop."""
         return self._faults + self._pacer.faults
 
+    @property
+    def ports_in_use(self) -> int:
+        """Streams that are open."""
+        return len(self._streams)
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start both threads; sinks and futures are served on ``loop``."""
         self._loop = loop

@@ -40,6 +40,11 @@ class PyvoipLine:
         """Counters of the media plane, for metrics; empty while the line is down."""
         return {} if self._media is None else self._media.totals()
 
+    @property
+    def media_ports(self) -> int:
+        """RTP ports in use now."""
+        return 0 if self._media is None else self._media.ports_in_use
+
     async def start(self, events: LineEvents) -> None:
         """Bind the SIP socket, start the media plane, begin to register.
 

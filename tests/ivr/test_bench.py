@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ivr.bench import percentile, stall_percentile_ms
+from ivr.bench import percentile
+from ivr.bench_capacity import stall_percentile_ms
 
 PAGE = """
 firmline_loop_stall_seconds_bucket{le="0.001"} 900
