@@ -50,6 +50,7 @@ from ivr.types import JournalRow, LiveRow
 from ivr.webhook_outbox import Outbox
 from ivr.webhook_sender import WebhookSender
 from policies.engine import Engine
+from policies.types import Hotkey, Key
 
 log = structlog.get_logger("firmline.app")
 
@@ -146,6 +147,7 @@ class App:
         self.line = PyvoipLine(line_options)
         if isinstance(self.control, AsteriskPbx):
             self.control.on_call_over = self.calls.call_over
+            self.control.on_phone_key = self._phone_key
         self.feed.agent_of = self.calls.agent_of
         api = create_app(self.calls, self.metrics, self.feed, access=self.access, hosts=api_hosts(config))
         self.api = ApiServer(api, config.api.host, config.api.port, api_reach(config))
@@ -174,6 +176,8 @@ class App:
         self.config = config
         self.parts = replace(self.parts, pack=new.pack, catalogue=new.catalogue)
         self._world = replace(self._world, catalogue=new.catalogue, transfer_to=config.pbx.transfer_to)
+        if self._world.menus is not None:
+            self._world.menus.use(new.catalogue, config.pbx.transfer_to)
         self.calls.use(self._world, listener_factory(config), call_options(config))
         took, kept = self.calls.adopt_pack()
         self.webhooks.use(webhook_hooks(config), delivery_options(config))
@@ -255,6 +259,12 @@ class App:
         if pbx.kind == "asterisk":
             return f"asterisk manager {pbx.asterisk.host}:{pbx.asterisk.port}"
         return f"direct {pbx.control_url or '(warnings only: no control_url)'}"
+
+    def _phone_key(self, call_ref: str, agent_ext: str, key: Key) -> None:
+        try:
+            self.calls.press(call_ref, Hotkey(key, f"agent:{agent_ext}"))
+        except KeyError:  # tapped at the PBX, and not yet, or no longer, a call of ours
+            log.warning("a key found no call", agent=agent_ext, key=key.value)
 
     def _menus(self) -> MenuDesk | None:
         if not isinstance(self.control, AsteriskPbx):

@@ -8,6 +8,7 @@ listed with file, line and key.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,6 +21,7 @@ from ivr.errors import ConfigError
 from ivr.facts import NumberKept
 from ivr.lines.base import LineOptions
 from ivr.menu import Choice
+from ivr.pbx.phone_keys import PhoneKey
 from ivr.webhook_events import HookEvent
 from policies import yamltext
 
@@ -128,6 +130,26 @@ Pattern = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[0-9A-Za-
 Extension = Annotated[str, Field(max_length=80, pattern=r"^[0-9A-Za-z*#+_.-]+$")]
 
 
+KeyDigits = Annotated[str, Field(pattern=r"^[*#][0-9*#]{1,7}$")]
+KeyMap = dict[KeyDigits, Annotated[PhoneKey, Field(strict=False)]]
+
+
+class PhoneKeysConfig(Section):
+    """Keys that agents press on their own phones."""
+
+    digits: KeyMap = Field(default={})
+    agents: dict[Extension, KeyMap] = Field(default={})
+    timeout_ms: Annotated[int, Field(ge=300, le=10_000)] = 2_000
+
+    @model_validator(mode="after")
+    def _no_sequence_holds_another(self) -> Self:
+        for where, digits in (("digits", self.digits), *((f"agents.{ext}", each) for ext, each in self.agents.items())):
+            for one, other in itertools.permutations(digits, 2):
+                if one in other:
+                    raise ValueError(f"{where}: {one} is part of {other}, which could never be typed to its end")
+        return self
+
+
 class AsteriskConfig(Section):
     """An Asterisk or FreePBX, over its manager interface; used when ``pbx.kind`` is ``asterisk``."""
 
@@ -142,6 +164,7 @@ class AsteriskConfig(Section):
     fallbacks: list[Extension] = Field(default=[])
     answer_timeout_ms: Annotated[int, Field(ge=1_000, le=120_000)] = 20_000
     pause_s: Annotated[int, Field(ge=5, le=3_600)] = 60
+    keys: PhoneKeysConfig = Field(default_factory=PhoneKeysConfig)
 
 
 class PbxConfig(Section):

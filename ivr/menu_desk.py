@@ -61,6 +61,10 @@ class MenuDesk:
         self._tasks: set[asyncio.Task[None]] = set()
         host.on_guest_digit = self.digit_from_pbx
 
+    def use(self, catalogue: Catalogue, transfer_to: str) -> None:
+        """Settings were read anew; menus that are under way take them up with the next prompt."""
+        self._catalogue, self._host.transfer_to = catalogue, transfer_to
+
     # --- legs, as the line tells of them ------------------------------------------------------------------------------
 
     def take(self, leg: Leg) -> bool:

@@ -32,14 +32,16 @@ from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
 from ivr.pbx.guests import Guests, Hands
 from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
+from ivr.pbx.pauses import QueuePauses
+from ivr.pbx.phone_keys import USER_EVENT, PhoneKey, PhoneKeys
 from ivr.pbx.watch import TAP_PREFIX, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
+from policies.types import Key
 
 log = structlog.get_logger("firmline.pbx")
 
 SPY_OPTIONS = "qowSEu"
 RING_MS = 5_000
 """A tap leg is answered by us at once; one that rings longer is not going to be."""
-PAUSE_REASON = "Firmline: a minute after a hard call"
 
 
 class AsteriskPbx:
@@ -55,12 +57,15 @@ class AsteriskPbx:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Future[None]] = set()
-        self._paused: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._pauses = QueuePauses(self._ami, options.pause_ms, self._spawn)
         self._facts: dict[str, CallFacts] = {}
         self._tap_problem: str | None = None
         self._deaf_problem: str | None = None
         self._probe = EventProbe()
         self.guests = Guests(self._hands())
+        self._keys = PhoneKeys(options.keys)
+        self.on_phone_key: Callable[[str, str, Key], None] = lambda _ref, _ext, _key: None
+        """Told call, agent's extension and key when an agent has pressed one on their own phone."""
         self.on_call_over: Callable[[str], None] = lambda _ref: None
         """Told the reference of each tapped call that is over."""
         self.on_connected: Callable[[], None] = lambda: None
@@ -72,11 +77,7 @@ class AsteriskPbx:
 
     async def stop(self) -> None:
         """Give paused agents back, then close; never raises."""
-        for queue, interface in list(self._paused):
-            try:
-                await self._unpause(queue, interface)
-            except PbxError as exc:
-                log.warning("an agent stays paused", interface=interface, error=str(exc))
+        await self._pauses.give_all_back()
         self._disarm()
         await self._ami.stop()
         for task in list(self._tasks):
@@ -101,12 +102,44 @@ class AsteriskPbx:
     def _hear(self, event: AmiMessage) -> None:
         self._probe.hear(event)
         self.guests.hear(event)
+        self._hear_key(event)
         if event.event == "OriginateResponse" and event.get("ActionID").startswith(TAP_PREFIX):
             self._placed(event)
         self._carry_out(self._watch.hear(event, monotonic_ms()))
         for future in list(self._waiting):
             if not future.done():
                 future.set_result(None)
+
+    def _hear_key(self, event: AmiMessage) -> None:
+        """Keys count on the channel of a guarded agent in a call, whoever else presses what."""
+        uniqueid = event.get("Uniqueid")
+        digit = event.event == "DTMFEnd" and event.get("Direction") == "Received"
+        feature = event.event == "UserEvent" and event.get("UserEvent").lower() == USER_EVENT.lower()
+        if event.event == "Hangup":
+            self._keys.forget(uniqueid)
+        if not digit and not feature:
+            return
+        call = self._watch.call_of_agent(uniqueid)
+        if call is None:
+            return
+        if digit:
+            key = self._keys.on_digit(uniqueid, call.agent_ext, event.get("Digit"), monotonic_ms())
+        else:
+            key = self._keys.on_user_event(call.agent_ext, event.get("Key"), event.get("Digits"))
+        if key in (PhoneKey.PAUSE, PhoneKey.UNPAUSE):
+            self._spawn(self._pause_by_key(CallRef(call.ref, call.agent_ext), paused=key is PhoneKey.PAUSE))
+        elif key is not None:
+            log.info("key of a phone", call_ref=call.ref, agent=call.agent_ext, key=key.value)
+            self.on_phone_key(call.ref, call.agent_ext, Key(key.value))
+
+    async def _pause_by_key(self, call: CallRef, *, paused: bool) -> None:
+        try:
+            if paused:
+                await self._pauses.pause(call.agent_ext or "")
+            else:
+                await self._pauses.unpause(call.agent_ext or "")
+        except PbxError as exc:
+            log.warning("the agent's key was not obeyed", agent=call.agent_ext, error=str(exc))
 
     def _placed(self, event: AmiMessage) -> None:
         if event.get("Response") == "Success":
@@ -126,7 +159,7 @@ class AsteriskPbx:
         for event in backlog:
             self._hear(event)
         log.info("calls of the PBX read", channels=len(channels))
-        await self._adopt_pauses()
+        await self._pauses.adopt()
         self._spawn(self._probe_events())
 
     async def _probe_events(self) -> None:
@@ -282,60 +315,12 @@ class AsteriskPbx:
             raise PbxError("hangup: the PBX took the request, but the caller's channel is still there")
 
     async def pause_agent(self, call: CallRef, why: str) -> None:
-        """Pause the agent in every queue they are a member of, for ``pause_ms``; queues already paused stay so.
+        """Pause the agent in every queue they are a member of, for ``pause_ms``.
 
         Raises:
             PbxError: the agent is in no queue, or the pause did not take.
         """
-        agent = call.agent_ext or ""
-        members = [row for row in await self._members() if _is_member(row, agent)]
-        if not members:
-            raise PbxError(f"pause: {agent or 'the agent'} is a member of no queue")
-        for row in (row for row in members if row.get("Paused") != "1"):
-            key = (row.get("Queue"), row.get("Location"))
-            await self._queue_pause(*key, paused=True)
-            self._give_back_later(*key)
-        still = [row for row in await self._members() if _is_member(row, agent) and row.get("Paused") != "1"]
-        if still:
-            raise PbxError(f"pause: {agent} is still not paused in queue {still[0].get('Queue')}")
-
-    async def _adopt_pauses(self) -> None:
-        """Agents that an earlier run of ours paused and never gave back are given back in time."""
-        try:
-            members = await self._members()
-        except PbxError as exc:  # a PBX without queues
-            log.debug("queues not read", error=str(exc))
-            return
-        for row in members:
-            if row.get("Paused") == "1" and row.get("PausedReason") == PAUSE_REASON:
-                self._give_back_later(row.get("Queue"), row.get("Location"))
-
-    def _give_back_later(self, queue: str, interface: str) -> None:
-        if (queue, interface) not in self._paused:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(self._options.pause_ms / 1000, self._pause_over, queue, interface)
-            self._paused[queue, interface] = timer
-
-    def _pause_over(self, queue: str, interface: str) -> None:
-        self._spawn(self._unpause(queue, interface))
-
-    async def _unpause(self, queue: str, interface: str) -> None:
-        timer = self._paused.pop((queue, interface), None)
-        if timer is not None:
-            timer.cancel()
-            await self._queue_pause(queue, interface, paused=False)
-
-    async def _queue_pause(self, queue: str, interface: str, *, paused: bool) -> None:
-        await self._ami.action(
-            "QueuePause",
-            ("Queue", queue),
-            ("Interface", interface),
-            ("Paused", "true" if paused else "false"),
-            ("Reason", PAUSE_REASON if paused else ""),
-        )
-
-    async def _members(self) -> list[AmiMessage]:
-        return [row for row in await self._ami.event_list("QueueStatus") if row.event == "QueueMember"]
+        await self._pauses.pause(call.agent_ext or "")
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -344,7 +329,6 @@ class AsteriskPbx:
             self._ami,
             self._watch,
             self._options,
-            lambda: tuple(dict.fromkeys(t for t in (self._options.transfer_to, *self._options.fallbacks) if t)),
             self._together,
             self._redirect,
             self._until,
@@ -387,8 +371,3 @@ class AsteriskPbx:
 
 def _channel_of(row: AmiMessage) -> Channel:
     return Channel(row.get("Uniqueid"), row.get("Channel"), row.get("Linkedid"), row.get("BridgeID"))
-
-
-def _is_member(row: AmiMessage, agent: str) -> bool:
-    device = f"PJSIP/{agent}"
-    return bool(agent) and device in (row.get("StateInterface"), row.get("Location"))

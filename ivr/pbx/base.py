@@ -50,6 +50,8 @@ class NobodyThere(PbxError):
 class GuestHost(Protocol):
     """A PBX that can bring the caller alone to our line and send them on again. A guest is known by an id of ours."""
 
+    transfer_to: str
+    """The supervisor's extension."""
     on_guest_digit: Callable[[str, str], None]
     """Told guest and key when the PBX itself hears the caller press one."""
 

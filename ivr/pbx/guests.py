@@ -41,8 +41,6 @@ class Hands:
     ami: AmiClient
     watch: CallWatch
     options: AsteriskOptions
-    targets: Callable[[], tuple[str, ...]]
-    """Where callers go who ask for a supervisor, in order."""
     together: Callable[[CallRef], WatchedCall]
     redirect: Callable[[WatchedCall, str], Awaitable[str | None]]
     until: Callable[[Callable[[], bool], int], Awaitable[bool]]
@@ -64,6 +62,7 @@ class Guests:
     def __init__(self, hands: Hands) -> None:
         self._hands = hands
         self._guests: dict[str, _Guest] = {}
+        self.transfer_to = hands.options.transfer_to
         self.on_guest_digit: Callable[[str, str], None] = lambda _guest, _digit: None
 
     def hear(self, event: AmiMessage) -> None:
@@ -128,10 +127,16 @@ class Guests:
             PbxError: nowhere: then they must not be moved.
         """
         hands = self._hands
-        for target in (call.agent_ext, *hands.targets()):
+        for target in (call.agent_ext, *self._targets):
             if await extension_exists(hands.ami, hands.options.context, target):
                 return target
         raise PbxError(f"menu: neither {call.agent_ext} nor a supervisor is an extension of {hands.options.context}")
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        """Where callers go who ask for a supervisor, in order."""
+        wanted = (self.transfer_to, *self._hands.options.fallbacks)
+        return tuple(dict.fromkeys(target for target in wanted if target))
 
     async def keep(self, guest_id: str) -> None:
         """Wind the leg's clock up again."""
@@ -150,7 +155,7 @@ class Guests:
         """
         hands = self._hands
         watched = self._watched(call)
-        targets, agent = hands.targets(), watched.agent_ext
+        targets, agent = self._targets, watched.agent_ext
         wanted = (agent, *targets) if agent_first else (*targets, agent)
         refusals: list[str] = []
         moved = False

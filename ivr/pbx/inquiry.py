@@ -13,6 +13,7 @@ from typing import Any
 from ivr.errors import PbxError
 from ivr.facts import CallFacts, phone_number, queue_name
 from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
+from ivr.pbx.phone_keys import PhoneKeyOptions
 
 NEEDED_ACTIONS = {
     "Originate": "originate",
@@ -40,6 +41,7 @@ class AsteriskOptions:
     context: str = "from-internal"
     fallbacks: tuple[str, ...] = ()
     transfer_to: str = ""
+    keys: PhoneKeyOptions = PhoneKeyOptions()
     answer_ms: int = 20_000
     pause_ms: int = 60_000
 

@@ -218,6 +218,11 @@ class CallWatch:
         """The live call of that name."""
         return next((call for call in self._calls.values() if call.ref == ref), None)
 
+    def call_of_agent(self, uniqueid: str) -> WatchedCall | None:
+        """The live call whose guarded agent is on that channel now."""
+        calls = (call for call in self._calls.values() if call.agent == uniqueid)
+        return next((call for call in calls if not call.held and not call.handed_on and self.together(call)), None)
+
     def channel(self, uniqueid: str) -> Channel | None:
         """A channel that is in a bridge or was."""
         return self._channels.get(uniqueid)

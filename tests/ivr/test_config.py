@@ -29,7 +29,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 def _flat(data: dict[str, object], prefix: str = "") -> set[str]:
     out: set[str] = set()
     for name, value in data.items():
-        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name}
     return out
 
 

@@ -22,6 +22,7 @@ from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
 from ivr.pbx.asterisk import AsteriskPbx
 from ivr.pbx.base import CallRef
 from ivr.pbx.inquiry import AsteriskOptions
+from policies.types import Key
 from tests.ivr.pbx.pbx_server import AMI_SECRET, AMI_USER, SIP_PASSWORD, PbxServer
 
 CEILING_S = 15.0
@@ -221,7 +222,14 @@ class Beside:
         self.pbx = AsteriskPbx(self.options)
         self.over: list[str] = []
         self.pbx.on_call_over = self.over.append
+        self.keys: list[tuple[str, str, Key]] = []
+        self.key_pressed = asyncio.Event()
+        self.pbx.on_phone_key = self._key
         self.pbx.on_connected = self.line.register_again
+
+    def _key(self, call_ref: str, agent_ext: str, key: Key) -> None:
+        self.keys.append((call_ref, agent_ext, key))
+        self.key_pressed.set()
 
     async def __aenter__(self) -> Beside:
         await self.line.start(self.ears)

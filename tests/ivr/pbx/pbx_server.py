@@ -69,6 +69,7 @@ load=app_echo.so
 load=app_playback.so
 load=app_queue.so
 load=app_stack.so
+load=app_userevent.so
 load=app_verbose.so
 load=pbx_config.so
 """
@@ -116,7 +117,7 @@ class PbxServer:
         self._write("queues.conf", _QUEUES)
         self._write("musiconhold.conf", "[default]\nmode=files\ndirectory=/usr/share/asterisk/moh\n")
         self._write("res_parking.conf", "[general]\n[default]\nparkpos => 701-705\ncontext => parked\n")
-        self._write("features.conf", "[general]\n")
+        self._write("features.conf", "[general]\n" + (DEPLOY / "features_firmline.conf").read_text())
         self._write("pjsip.conf", self._pjsip())
 
     def _manager(self) -> str:
@@ -134,6 +135,8 @@ class PbxServer:
         for phone in PHONES:
             out += f"[{phone}]\ntype=endpoint\ncontext=internal\naors={phone}\ncallerid=<{phone}>\n{common}"
             out += f"from_domain=127.0.0.1\ndirect_media={'yes' if self._direct_media else 'no'}\n"
+            if phone == "202":  # an agent's phone with the hidden keys
+                out += "set_var=DYNAMIC_FEATURES=firmline_warn#firmline_pause#firmline_unpause\n"
             contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
             out += f"[{phone}]\ntype=aor\n{contact}"
         ours = (DEPLOY / "pjsip_firmline.conf").read_text().replace("CHANGE-ME-SIP", SIP_PASSWORD)

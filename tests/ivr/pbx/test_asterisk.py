@@ -12,9 +12,11 @@ from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
 from ivr.doctor import manager_step
 from ivr.errors import PbxError
-from ivr.pbx.asterisk import PAUSE_REASON
 from ivr.pbx.base import CallRef
 from ivr.pbx.inquiry import survey
+from ivr.pbx.pauses import PAUSE_REASON
+from ivr.pbx.phone_keys import PhoneKey, PhoneKeyOptions
+from policies.types import Key
 from tests.ivr.pbx.beside import Beside, World, ami_options, share_of, tone
 from tests.ivr.pbx.pbx_server import MANY
 
@@ -421,3 +423,53 @@ async def test_call_parked_and_retrieved_is_tapped_again_as_the_same_call(world:
         await caller.hang_up()
         await world.channels_settle(lambda names: not names)
         assert beside.over == [ref]
+
+
+async def test_key_on_the_agents_phone_counts_and_the_callers_does_not(world: World) -> None:
+    """Plain digits: typed by the agent they mean their key; typed by the caller nothing, whatever else is going on."""
+    keys = PhoneKeyOptions({"*91": PhoneKey.WARN}, {"202": {"*91": PhoneKey.END}})
+    async with Beside(world, keys=keys) as beside:
+        caller, agent = await talking(world, "pat", "201")
+        await beside.ears.both()
+        assert caller._dialog is not None and agent._dialog is not None
+        await caller._dialog._call.send_dtmf("*91")
+        await agent._dialog._call.send_dtmf("*91")
+        await asyncio.wait_for(beside.key_pressed.wait(), 3)
+        await world.stack.clock.pause(300)
+        assert beside.keys == [(beside.call.call_ref, "201", Key.WARN)]
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_key_by_a_feature_of_the_pbx_is_hidden_from_the_caller(world: World) -> None:
+    """applicationmap and UserEvent: the key arrives, the caller's phone gets no digit; theirs mean nothing."""
+    async with Beside(world) as beside:
+        caller, agent = await talking(world, "pat", "202", target="202")
+        await beside.ears.both()
+        assert caller._dialog is not None and agent._dialog is not None
+        digits: list[object] = []
+        caller._dialog._call.on_dtmf(digits.append)
+        await caller._dialog._call.send_dtmf("*91")
+        await agent._dialog._call.send_dtmf("*91")
+        await asyncio.wait_for(beside.key_pressed.wait(), 3)
+        await world.stack.clock.pause(300)
+        assert beside.keys == [(beside.call.call_ref, "202", Key.WARN)] and digits == []
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_agent_leaves_and_joins_their_queue_by_key(world: World) -> None:
+    """*97 pauses the member behind a Local channel, *98 puts them back."""
+    keys = PhoneKeyOptions({"*97": PhoneKey.PAUSE, "*98": PhoneKey.UNPAUSE})
+    async with Beside(world, keys=keys) as beside:
+        caller, agent = await talking(world, "pat", "201", target="600")
+        await beside.ears.both()
+        assert agent._dialog is not None
+        for digits, paused in (("*97", True), ("*98", False)):
+            await agent._dialog._call.send_dtmf(digits)
+            async with asyncio.timeout(3):
+                while ("paused" in await asyncio.to_thread(world.server.cli, "queue show support")) is not paused:
+                    await world.stack.clock.pause(50)
+        assert beside.keys == []
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
