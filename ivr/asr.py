@@ -44,6 +44,7 @@ class AsrOptions:
     compute_type: str = "auto"
     language: str = "en"
     initial_prompt: str | None = None
+    vocabulary: str = "spoken"
     queue: QueueOptions = QueueOptions()
     decode_timeout_s: float = 20.0
     nice: int = 5
@@ -97,6 +98,7 @@ class AsrPool:
             threads=threads,
             language=self._options.language,
             initial_prompt=self._options.initial_prompt,
+            vocabulary=self._options.vocabulary,
             nice=self._options.nice,
             parent_pid=os.getpid(),
         )
@@ -357,6 +359,7 @@ class SyncAsr:
             threads=threads,
             language=chosen.language,
             initial_prompt=chosen.initial_prompt,
+            vocabulary=chosen.vocabulary,
         )
         self.model = model
         try:

@@ -10,6 +10,7 @@ The worker lives no longer than the service: it ends when its input ends, and Li
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -35,13 +37,16 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("firmline.asr")
 
+SPOKEN_TOKENS = "data/vocabulary/spoken_en.txt"
 LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker needs to load its model. ``nice`` is added to its niceness: sound and signalling come first."""
+    """What a worker needs to load its model. ``vocabulary``: ``spoken`` leaves out tokens that nobody says, where they
+    are known for the model (:mod:`audio.vocabulary`); ``full`` leaves it whole. ``nice`` is added to its niceness:
+    sound and signalling come first."""
 
     path: str
     device: str = "cpu"
@@ -49,13 +54,14 @@ class WorkerSettings:
     threads: int = 1
     language: str = "en"
     initial_prompt: str | None = None
+    vocabulary: str = "spoken"
     nice: int = 5
     parent_pid: int = 0
 
 
 def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, Any]]:
     """Load and self-test the model; the second item says what is used: ``kind``, ``recipe``, ``fallback``, ``device``,
-    ``compute_type``, and ``context`` for the queue.
+    ``compute_type``, ``tokens`` of the vocabulary, and ``context`` for the queue.
 
     :raises RuntimeError, ValueError, OSError: in the loader's words, when there is no usable model.
     """
@@ -71,6 +77,7 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
         language=settings.language,
         initial_prompt=settings.initial_prompt,
         probe=_probe(settings.language),
+        files=_spoken_only(Path(settings.path)) if settings.vocabulary == "spoken" else None,
     )
     about = {
         "kind": whisper.kind,
@@ -78,6 +85,7 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
         "fallback": whisper.fallback,
         "device": whisper.device,
         "compute_type": whisper.compute_type,
+        "tokens": whisper.tokens,
         "context": _context(whisper.recipe),
     }
     return Transcriber(whisper), about
@@ -93,6 +101,22 @@ def _context(recipe: Recipe) -> dict[str, float]:
         "draft_least_s": recipe.draft_min_context_s,
         "draft_margin_s": recipe.draft_margin_s,
     }
+
+
+def _spoken_only(folder: Path) -> dict[str, bytes] | None:
+    """The model's files without the tokens that nobody says; ``None`` when it is not one for which those are known."""
+    from audio.vocabulary import NEEDED, VocabularyError, parse_keep, smaller
+
+    try:
+        keep = parse_keep(resources.files("ivr").joinpath(SPOKEN_TOKENS).read_text(encoding="utf-8"))
+        if hashlib.sha256((folder / "vocabulary.txt").read_bytes()).hexdigest() != keep.sha256:
+            return None
+        return smaller({name: (folder / name).read_bytes() for name in NEEDED}, keep)
+    except FileNotFoundError:
+        return None
+    except VocabularyError as error:
+        _LOG.warning("the model in %s keeps its whole vocabulary, which costs more: %s", folder, error)
+        return None
 
 
 def _probe(language: str) -> npt.NDArray[np.float32] | None:

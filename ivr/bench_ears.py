@@ -36,6 +36,16 @@ class Truth:
         ends = tuple(None if end is None else end + by_ms for end in self.word_ends_ms)
         return Truth(self.words, self.start_ms + by_ms, self.end_ms + by_ms, ends)
 
+    def said_between(self, from_ms: int, to_ms: int, slack_ms: int = 300) -> range:
+        """Which words were said then: who says "it was" nine times is not shown the ninth when the first appears."""
+        ends = self.word_ends_ms
+        first = next((at for at, end in enumerate(ends) if end is not None and end >= from_ms - slack_ms), len(ends))
+        after = (at for at, end in enumerate(ends) if at >= first and end is not None and end > to_ms + slack_ms)
+        # A word whose end is not known stands between two that are.
+        while first and ends[first - 1] is None:
+            first -= 1
+        return range(first, next(after, len(ends)))
+
 
 @dataclass(frozen=True, slots=True)
 class Talk:
@@ -156,10 +166,12 @@ class Measured:
     def _lateness(self, truth: Truth, seen: Sequence[Seen]) -> None:
         first: dict[int, float] = {}
         for each in sorted(seen, key=lambda each: each.t_ms):
-            matcher = SequenceMatcher(None, truth.words, bare_words(each.text), autojunk=False)
+            here = truth.said_between(each.start_ms, each.end_ms)
+            said = truth.words[here.start : here.stop]
+            matcher = SequenceMatcher(None, said, bare_words(each.text), autojunk=False)
             for block in matcher.get_matching_blocks():
                 for at in range(block.a, block.a + block.size):
-                    first.setdefault(at, each.t_ms)
+                    first.setdefault(here.start + at, each.t_ms)
         for at, end_ms in enumerate(truth.word_ends_ms):
             if end_ms is None:
                 continue

@@ -218,6 +218,7 @@ class EarsConfig(Section):
     offline: bool = False
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     compute_type: Literal["auto", "default", "int8", "int8_float16", "float16", "float32"] = "auto"
+    vocabulary: Literal["spoken", "full"] = "spoken"
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     batch: Annotated[int, Field(ge=1, le=64)] = 8

@@ -100,7 +100,11 @@ def asr_options(config: Config) -> AsrOptions:
     ears = config.ears
     queue = QueueOptions(batch=ears.batch)
     return AsrOptions(
-        device=ears.device, compute_type=ears.compute_type, initial_prompt=ears.initial_prompt or None, queue=queue
+        device=ears.device,
+        compute_type=ears.compute_type,
+        vocabulary=ears.vocabulary,
+        initial_prompt=ears.initial_prompt or None,
+        queue=queue,
     )
 
 

@@ -97,7 +97,10 @@ async def test_pool_hears_words_keeps_times_and_counts(pool: AsrPool, useless: S
         "fallback": None,
         "device": "cpu",
         "compute_type": pool.about["compute_type"],
+        "tokens": pool.about["tokens"],
     }
+    # Of 50,363: what nobody says is left out.
+    assert 35_000 < pool.about["tokens"] < 42_000
     found = await pool.submit(useless)
     assert found.text.lower().strip(".") == "you people are completely useless"
     assert (found.start_ms, found.end_ms, found.dropped) == (5_000, useless.end_ms, None)
