@@ -150,6 +150,15 @@ class PhoneKeysConfig(Section):
         return self
 
 
+class ManagerTlsConfig(Section):
+    """Encryption of the manager connection."""
+
+    enabled: bool = False
+    ca_file: str = ""
+    verify: bool = True
+    server_name: Annotated[str, Field(max_length=253)] = ""
+
+
 class AsteriskConfig(Section):
     """An Asterisk or FreePBX, over its manager interface; used when ``pbx.kind`` is ``asterisk``."""
 
@@ -157,6 +166,7 @@ class AsteriskConfig(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 5038
     username: Annotated[str, Field(min_length=1, pattern=r"^[\x21-\x7e]+$")] = "firmline"
     secret: str = ""
+    tls: ManagerTlsConfig = Field(default_factory=ManagerTlsConfig)
     agents: list[Pattern] = Field(default=[])
     colleagues: list[Pattern] = Field(default=[])
     tap_endpoint: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.+-]*$")] = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from audio.vad import VadOptions
 from ivr.asr import AsrOptions
 from ivr.asr_queue import QueueOptions
 from ivr.call import CallOptions
-from ivr.config import Config, resolve_secret
+from ivr.config import Config, ManagerTlsConfig, resolve_secret
 from ivr.drafts import DraftOptions
 from ivr.errors import ConfigError
 from ivr.judge import load_pack
@@ -131,6 +132,17 @@ def menu_options(config: Config) -> MenuOptions:
     return MenuOptions(menu.wait_ms, menu.repeats, menu.max_invalid, menu.default)
 
 
+def _manager_tls(tls: ManagerTlsConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file or None)
+    except (OSError, ssl.SSLError) as exc:
+        why = getattr(exc, "strerror", None) or exc
+        raise ConfigError(f"pbx.asterisk.tls.ca_file: cannot be used: {tls.ca_file}: {why}") from exc
+    if not tls.verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def asterisk_options(config: Config) -> AsteriskOptions:
     """How the PBX is watched and acted on.
 
@@ -140,7 +152,15 @@ def asterisk_options(config: Config) -> AsteriskOptions:
     pbx, asterisk = config.pbx, config.pbx.asterisk
     secret = resolve_secret(asterisk.secret, "pbx.asterisk.secret")
     return AsteriskOptions(
-        ami=AmiOptions(asterisk.host, asterisk.port, asterisk.username, secret, min(pbx.timeout_ms, AMI_TIMEOUT_MS)),
+        ami=AmiOptions(
+            asterisk.host,
+            asterisk.port,
+            asterisk.username,
+            secret,
+            min(pbx.timeout_ms, AMI_TIMEOUT_MS),
+            tls=_manager_tls(asterisk.tls) if asterisk.tls.enabled else None,
+            tls_name=asterisk.tls.server_name,
+        ),
         tap_endpoint=asterisk.tap_endpoint or config.line.username,
         agents=tuple(asterisk.agents),
         colleagues=tuple(asterisk.colleagues),

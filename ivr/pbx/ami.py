@@ -17,8 +17,10 @@ import ipaddress
 import itertools
 import random
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -105,7 +107,8 @@ def render(action: str, action_id: str, fields: Fields) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class AmiOptions:
-    """Where and as whom to log in; already validated. ``ping_ms``: how long silence is believed."""
+    """Where and as whom to log in; already validated. ``ping_ms``: how long silence is believed. ``tls``: how to
+    encrypt the connection, if at all; ``tls_name``: the name that the certificate must hold, if not ``host``."""
 
     host: str
     port: int
@@ -113,6 +116,8 @@ class AmiOptions:
     secret: str
     timeout_ms: int = 5_000
     ping_ms: int = 10_000
+    tls: ssl.SSLContext | None = None
+    tls_name: str = ""
 
 
 @dataclass(slots=True)
@@ -148,6 +153,7 @@ class AmiClient:
         self._runner: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._logged_in = False
+        self._md5_refused = False
         self.version = ""
         """Protocol version of the last banner, such as ``11.0.0``."""
         self.problem: str | None = "not connected to the PBX's manager interface yet"
@@ -226,6 +232,8 @@ class AmiClient:
                 why = "the PBX closed the manager connection"
             except PbxError as exc:
                 why = str(exc)
+            except ssl.SSLError as exc:
+                why = _tls_words(exc, self._where)
             except (OSError, TimeoutError) as exc:
                 reason = getattr(exc, "strerror", None) or "no answer"
                 why = f"the manager interface at {self._where} cannot be reached: {reason}; is Asterisk up, and "
@@ -251,9 +259,12 @@ class AmiClient:
     async def _session(self) -> None:
         seconds = self._options.timeout_ms / 1000
         async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_connection(
-                self._options.host, self._options.port, limit=2 * MAX_LINE_BYTES
-            )
+            options = self._options
+            tls: dict[str, Any] = {}
+            if options.tls is not None:
+                # An empty name would mean that none is looked at: the host's own is what is meant.
+                tls = {"ssl": options.tls, "server_hostname": options.tls_name or options.host}
+            reader, writer = await asyncio.open_connection(options.host, options.port, limit=2 * MAX_LINE_BYTES, **tls)
         self._writer = writer
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -295,25 +306,31 @@ class AmiClient:
     async def _log_in(self) -> None:
         options = self._options
         who = ("Username", options.username)
-        try:
-            answer, _ = await self._ask("Challenge", [("AuthType", "MD5")], rows=None)
-            challenge = answer.get("Challenge")
-        except PbxError as exc:
-            if exc.retryable:
-                raise
-            challenge = ""
+        confidential = options.tls is not None or _is_loopback(options.host)
+        challenge = ""
+        if not (self._md5_refused and confidential):
+            try:
+                answer, _ = await self._ask("Challenge", [("AuthType", "MD5")], rows=None)
+                challenge = answer.get("Challenge")
+            except PbxError as exc:
+                if exc.retryable:
+                    raise
         if challenge:
             digest = hashlib.md5((challenge + options.secret).encode(), usedforsecurity=False).hexdigest()
             proof = [("AuthType", "MD5"), ("Key", digest)]
-        elif _is_loopback(options.host):
+        elif confidential:
             proof = [("Secret", options.secret)]
         else:
-            raise PbxError(f"{self._where} offers no MD5 login, and the secret is not sent in clear over a network")
+            raise PbxError(
+                f"{self._where} offers no MD5 login, and the secret is not sent in clear over a network: set "
+                "pbx.asterisk.tls.enabled"
+            )
         try:
             await self._ask("Login", [who, *proof, ("Events", "call,dtmf,user")], rows=None)
         except PbxError as exc:
             if exc.retryable:
                 raise
+            self._md5_refused = bool(challenge)  # the PBX hangs up now; the next login is the other way
             raise PbxError(
                 f"the manager interface at {self._where} refused user {options.username}: check pbx.asterisk.username "
                 "and secret, and permit= of that user in manager.conf"
@@ -363,6 +380,15 @@ class AmiClient:
     @property
     def _where(self) -> str:
         return f"{self._options.host}:{self._options.port}"
+
+
+def _tls_words(exc: ssl.SSLError, where: str) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of the manager interface at {where} is not trusted ({exc.verify_message}): check "
+            "pbx.asterisk.tls.ca_file and server_name"
+        )
+    return f"the manager interface at {where} does not answer with TLS ({exc.reason}): check pbx.asterisk.port (5039?)"
 
 
 def _is_loopback(host: str) -> bool:

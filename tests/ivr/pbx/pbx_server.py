@@ -84,6 +84,7 @@ class PbxServer:
         self.inside = f"/tmp/{self.name}"
         self.folder = root / "tmp" / self.name
         self.sip_port, self.ami_port = _free(socket.SOCK_DGRAM), _free(socket.SOCK_STREAM)
+        self.tls_port = _free(socket.SOCK_STREAM)
         self.rtp_low = _free_range(400)
         self.registrar_port = self.sip_port
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,6 +113,10 @@ class PbxServer:
         self._write("modules.conf", MODULES)
         self._write("logger.conf", "[general]\n[logfiles]\nmessages.log => notice,warning,error,verbose\n")
         self._write("rtp.conf", f"[general]\nrtpstart={self.rtp_low}\nrtpend={self.rtp_low + 399}\n")
+        kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        names = ["-subj", "/CN=pbx", "-addext", "subjectAltName=DNS:pbx.example"]
+        files = ["-keyout", str(self.folder / "ami.key"), "-out", str(self.folder / "ami.crt")]
+        subprocess.run(["openssl", "req", *kind, *names, *files], check=True, capture_output=True)
         self._write("manager.conf", self._manager())
         self._write("extensions.conf", _EXTENSIONS)
         self._write("queues.conf", _QUEUES)
@@ -122,6 +127,8 @@ class PbxServer:
 
     def _manager(self) -> str:
         general = f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nport={self.ami_port}\nwebenabled=no\n"
+        general += f"tlsenable=yes\ntlsbindaddr=127.0.0.1:{self.tls_port}\n"
+        general += f"tlscertfile={self.inside}/ami.crt\ntlsprivatekey={self.inside}/ami.key\n"
         firmline = (DEPLOY / "manager_firmline.conf").read_text().replace("CHANGE-ME-AMI", AMI_SECRET)
         only_local = "deny=0.0.0.0/0.0.0.0\npermit=127.0.0.1/255.255.255.255\n"
         blind = f"[blind]\nsecret={AMI_SECRET}\n{only_local}read=\nwrite=\n"

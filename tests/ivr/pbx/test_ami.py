@@ -141,7 +141,7 @@ async def test_client_logs_in_with_a_digest_and_never_sends_the_secret() -> None
         await pbx.until(lambda: told == ["up"])
         assert client.problem is None and client.version == "11.0.0"
     login = pbx.asked("Login")[0]
-    assert login.get("Key") == hashlib.md5(b"123456s3cret").hexdigest() and login.get("Events") == "call"
+    assert login.get("Key") == hashlib.md5(b"123456s3cret").hexdigest() and login.get("Events") == "call,dtmf,user"
     assert not any("s3cret" in value for message in pbx.got for _, value in message.fields)
     assert pbx.asked("Logoff")
 
@@ -228,6 +228,30 @@ async def test_client_refused_by_its_password_names_the_keys() -> None:
     async with talking(pbx) as (client, _events, told):
         await pbx.until(lambda: len(told) >= 2)
         assert "refused user firmline: check pbx.asterisk.username and secret" in (client.problem or "")
+
+
+async def test_client_refused_by_md5_tries_the_plain_login_where_that_is_safe() -> None:
+    """Some servers keep only a hash, and offer a challenge all the same; over a network the secret is never sent."""
+
+    def hashed(message: AmiMessage) -> list[str]:
+        refused = message.get("Action") == "Login" and not message.get("Secret")
+        return ["Response: Error\r\nMessage: Authentication failed"] if refused else polite(message)
+
+    pbx = Pbx(hashed)
+    async with talking(pbx) as (client, _events, told):
+        await pbx.until(lambda: "up" in told)
+        assert client.problem is None
+    assert [m.get("Secret") for m in pbx.asked("Login")] == ["", "s3cret"]
+
+
+async def test_client_over_a_network_without_tls_never_sends_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the digest is refused."""
+    monkeypatch.setattr("ivr.pbx.ami._is_loopback", lambda _host: False)
+    refusal = ["Response: Error\r\nMessage: Authentication failed"]
+    pbx = Pbx(lambda m: refusal if m.get("Action") == "Login" else polite(m))
+    async with talking(pbx) as (_client, _events, told):
+        await pbx.until(lambda: len(told) >= 3)
+    assert {m.get("Secret") for m in pbx.asked("Login")} == {""}
 
 
 async def test_client_on_another_kind_of_server_says_so() -> None:
