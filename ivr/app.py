@@ -83,6 +83,13 @@ def make_control(config: Config) -> DirectControl | AsteriskPbx:
     return DirectControl(config.pbx.control_url or None, secret or None, config.pbx.timeout_ms)
 
 
+def make_memory(control: DirectControl | AsteriskPbx, ladders: LadderStore) -> Memory:
+    """Where the ladders of live calls are kept: with the journal, and where the PBX can, with the call itself."""
+    if isinstance(control, AsteriskPbx):
+        return Memory([control.notes, ladders], control.notes.key)
+    return Memory([ladders])
+
+
 class App:
     """The service."""
 
@@ -138,7 +145,7 @@ class App:
             self,
             self.metrics,
             config.pbx.transfer_to,
-            Memory([ladders]),
+            make_memory(self.control, ladders),
             self._menus(),
         )
         options, kept = call_options(config), config.journal.caller_number
@@ -148,6 +155,7 @@ class App:
         if isinstance(self.control, AsteriskPbx):
             self.control.on_call_over = self.calls.call_over
             self.control.on_phone_key = self._phone_key
+            self.control.on_claimed = self.calls.claimed_elsewhere
         self.feed.agent_of = self.calls.agent_of
         api = create_app(self.calls, self.metrics, self.feed, access=self.access, hosts=api_hosts(config))
         self.api = ApiServer(api, config.api.host, config.api.port, api_reach(config))

@@ -202,8 +202,8 @@ class Calls:
     def _finished(self, session: CallSession) -> None:
         if self._by_ref.get(session.core.call_ref) is session:
             del self._by_ref[session.core.call_ref]
-        if not session.leaving:
-            self._world.memory.forget(session.core.call_ref)
+        memory = self._world.memory
+        (memory.let_go if session.leaving else memory.forget)(session.core.call_ref)
         self._world.metrics.call_ended()
 
     def _summary(self, session: CallSession) -> CallSummary:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -116,22 +116,35 @@ class Recalled:
 class Memory:
     """All keepers as one."""
 
-    def __init__(self, keepers: Sequence[Keeper] = ()) -> None:
-        self._keepers = tuple(keepers)
+    """``key`` gives what identifies a call for good, where its reference may change in its life."""
+
+    def __init__(self, keepers: Sequence[Keeper] = (), key: Callable[[str], str] = str) -> None:
+        self._keepers, self._key = tuple(keepers), key
+        self._keys: dict[str, str] = {}
+        """Of live calls: once the call is over, nobody can tell any more."""
 
     def keep(self, call_ref: str, note: Note) -> None:
         """Leave a note."""
         for keeper in self._keepers:
-            keeper.keep(call_ref, note)
+            keeper.keep(self._key_of(call_ref), note)
 
     def forget(self, call_ref: str) -> None:
         """The call is over: nothing of it is needed."""
+        key = self._keys.pop(call_ref, call_ref)
         for keeper in self._keepers:
-            keeper.forget(call_ref)
+            keeper.forget(key)
+
+    def let_go(self, call_ref: str) -> None:
+        """The call lives on without us: its note stays for whoever has it now."""
+        self._keys.pop(call_ref, None)
+
+    def _key_of(self, call_ref: str) -> str:
+        return self._keys.setdefault(call_ref, self._key(call_ref))
 
     async def recall(self, call_ref: str) -> Recalled:
         """The newest note of ``call_ref``; never raises."""
-        found = await asyncio.gather(*(_ask(keeper, call_ref) for keeper in self._keepers))
+        key = self._key_of(call_ref)
+        found = await asyncio.gather(*(_ask(keeper, key) for keeper in self._keepers))
         notes = [each.note for each in found if each.note is not None]
         if notes:
             return Recalled(max(notes, key=lambda note: note.wall_ms))

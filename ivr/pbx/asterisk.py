@@ -32,9 +32,11 @@ from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
 from ivr.pbx.guests import Guests, Hands
 from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
+from ivr.pbx.lease import MOVE, RUN, Grip, Lease, channel_of
+from ivr.pbx.notes import ChannelNotes
 from ivr.pbx.pauses import QueuePauses
 from ivr.pbx.phone_keys import USER_EVENT, PhoneKey, PhoneKeys
-from ivr.pbx.watch import TAP_PREFIX, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, WatchedCall
+from ivr.pbx.watch import CallOver, CallWatch, Claimed, Command, DropTap, PlaceTap, WatchedCall
 from policies.types import Key
 
 log = structlog.get_logger("firmline.pbx")
@@ -49,8 +51,8 @@ class AsteriskPbx:
 
     def __init__(self, options: AsteriskOptions) -> None:
         self._options = options
-        run_id = f"{random.getrandbits(32):08x}"
-        self._watch = CallWatch(options.tap_endpoint, options.agents, options.colleagues, run_id=run_id)
+        self._run_id = f"{random.getrandbits(32):08x}"
+        self._watch = CallWatch(options.tap_endpoint, options.agents, options.colleagues, run_id=self._run_id)
         self._ami = AmiClient(options.ami, on_event=self._heard, on_up=self._resync, on_down=self._lost)
         self._backlog: list[AmiMessage] | None = []
         """Events since the login, kept until the list of channels is read: the list may be older than they are."""
@@ -66,6 +68,10 @@ class AsteriskPbx:
         self._keys = PhoneKeys(options.keys)
         self.on_phone_key: Callable[[str, str, Key], None] = lambda _ref, _ext, _key: None
         """Told call, agent's extension and key when an agent has pressed one on their own phone."""
+        self.notes = ChannelNotes(self._ami, self._watch, self._spawn)
+        self._lease = Lease(self._grip())
+        self.on_claimed: Callable[[str], None] = lambda _ref: None
+        """Told the reference of each call that another Firmline is beside."""
         self.on_call_over: Callable[[str], None] = lambda _ref: None
         """Told the reference of each tapped call that is over."""
         self.on_connected: Callable[[], None] = lambda: None
@@ -74,9 +80,11 @@ class AsteriskPbx:
     async def start(self) -> None:
         """Begin to connect; returns at once. A PBX that is down is tried again for ever."""
         self._ami.start()
+        self._lease.start()
 
     async def stop(self) -> None:
         """Give paused agents back, then close; never raises."""
+        await self._lease.stop()
         await self._pauses.give_all_back()
         self._disarm()
         await self._ami.stop()
@@ -103,7 +111,7 @@ class AsteriskPbx:
         self._probe.hear(event)
         self.guests.hear(event)
         self._hear_key(event)
-        if event.event == "OriginateResponse" and event.get("ActionID").startswith(TAP_PREFIX):
+        if event.event == "OriginateResponse" and self._watch.asked(event.get("ActionID")) is not None:
             self._placed(event)
         self._carry_out(self._watch.hear(event, monotonic_ms()))
         for future in list(self._waiting):
@@ -152,8 +160,9 @@ class AsteriskPbx:
 
     async def _resync(self) -> None:
         self.on_connected()
-        rows = await self._ami.event_list("Status")
-        channels = [_channel_of(row) for row in rows if row.event == "Status"]
+        rows = [row for row in await self._ami.event_list("Status", ("Variables", MOVE)) if row.event == "Status"]
+        channels = [channel_of(row) for row in rows]
+        self._lease.take_up(rows)
         self._carry_out(self._watch.resync(channels, monotonic_ms()))
         backlog, self._backlog = self._backlog or [], None
         for event in backlog:
@@ -179,6 +188,8 @@ class AsteriskPbx:
                     self._spawn(self._place(command))
                 case DropTap():
                     self._spawn(self._drop(command))
+                case Claimed():
+                    self.on_claimed(command.call_ref)
                 case CallOver():
                     self._facts.pop(command.call_ref, None)
                     self._tap_problem = None  # what went wrong with that call's taps is no news any more
@@ -200,6 +211,10 @@ class AsteriskPbx:
             self._timer = None
 
     async def _place(self, tap: PlaceTap) -> None:
+        if await self._lease.left_alone(tap):
+            self._watch.tap_failed(tap.action_id, monotonic_ms())
+            self._carry_out(self._watch.left_to_others(tap.call_ref, monotonic_ms()))
+            return
         facts = await self._facts_of(tap)
         headers = {HEADER_CALL: tap.call_ref, HEADER_SIDE: tap.side.value, **facts.headers()}
         try:
@@ -212,12 +227,13 @@ class AsteriskPbx:
                 ("Timeout", str(RING_MS)),
                 ("Async", "true"),
                 *(("Variable", f"PJSIP_HEADER(add,{name})={value}") for name, value in headers.items()),
-                action_id=tap.tap_id,
+                ("Variable", f"{RUN}={self._run_id}"),
+                action_id=tap.action_id,
             )
         except PbxError as exc:
             self._tap_problem = f"calls cannot be tapped: {exc}"
             log.warning("tap not placed", call_ref=tap.call_ref, side=tap.side.value, error=str(exc))
-            self._watch.tap_failed(tap.tap_id, monotonic_ms())
+            self._watch.tap_failed(tap.action_id, monotonic_ms())
             self._carry_out([])
 
     async def _facts_of(self, tap: PlaceTap) -> CallFacts:
@@ -248,12 +264,15 @@ class AsteriskPbx:
                 sent back to the agent), or the caller has hung up.
         """
         watched = self._together(call)
+        await self._lease.must_be_ours(watched)
         self._watch.hold(watched)
         handed_on = False
         try:
+            await self._lease.moving(watched)
             await self._move(watched, tuple(dict.fromkeys((target, *self._options.fallbacks))))
             handed_on = True
         finally:
+            self._lease.moved(watched, for_good=handed_on)
             self._carry_out(self._watch.settle_move(watched, handed_on=handed_on, now_ms=monotonic_ms()))
 
     async def _move(self, call: WatchedCall, targets: tuple[str, ...]) -> None:
@@ -308,6 +327,7 @@ class AsteriskPbx:
             PbxError: refused, or the channel is still there when the time is over.
         """
         watched = self._together(call)
+        await self._lease.must_be_ours(watched)
         caller = self._watch.channel(watched.caller)
         assert caller is not None
         await self._ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
@@ -333,6 +353,18 @@ class AsteriskPbx:
             self._redirect,
             self._until,
             self._carry_out,
+        )
+
+    def _grip(self) -> Grip:
+        return Grip(
+            self._ami,
+            self._watch,
+            self._options,
+            self._run_id,
+            self._redirect,
+            self._until,
+            self._carry_out,
+            self._spawn,
         )
 
     def _together(self, call: CallRef) -> WatchedCall:
@@ -367,7 +399,3 @@ class AsteriskPbx:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("work at the PBX failed; the human call goes on", exc_info=task.exception())
-
-
-def _channel_of(row: AmiMessage) -> Channel:
-    return Channel(row.get("Uniqueid"), row.get("Channel"), row.get("Linkedid"), row.get("BridgeID"))

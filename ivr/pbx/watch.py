@@ -11,8 +11,10 @@ or a park may change everything else about it. One tap, by the side it hears:
                           +--the tapped channel entered another bridge, or the pair is over--> DROPPING --gone--> NONE
 
 A tap must be replaced when its channel changes bridges: on Asterisk 22 the old one still hears, but what it says is
-lost in about half the cases. ``ChanSpy``'s options ``qowSEu``: no beep; hear and whisper to this one channel; end with
-it (S, E: without them a leg of a channel that is gone waits for ever); the name is a whole name, not a prefix (u).
+lost in about half the cases. Where other Firmlines watch the same PBX, the caller's tap says whose the call is, and the
+agent's follows it (``ivr.pbx.claims``). ``ChanSpy``'s options ``qowSEu``: no beep; hear and whisper to this one
+channel; end with it (S, E: without them a leg of a channel that is gone waits for ever); the name is a whole name, not
+a prefix (u).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ivr.pbx.ami import AmiMessage
+from ivr.pbx.claims import Claims
 from policies.types import Side
 
 RELEASE_MS = 3_000
@@ -42,18 +45,24 @@ _ENDPOINT = re.compile(r"^[A-Za-z0-9]+/(?P<endpoint>.+?)(?:-[0-9a-f]+)?(?:;\d)?$
 
 @dataclass(frozen=True, slots=True)
 class PlaceTap:
-    """Originate a ``ChanSpy`` of ``channel`` to ourselves; ``tap_id`` becomes the tap channel's Uniqueid."""
+    """Originate a ``ChanSpy`` of ``channel`` to ourselves; ``tap_id`` becomes the tap channel's Uniqueid.
+
+    ``action_id`` is this attempt's alone: every manager user is told how it ended. ``was_elsewhere``: another Firmline
+    had the call, and may have moved the caller on for good.
+    """
 
     tap_id: str
     call_ref: str
     side: Side
     channel: str
     agent_ext: str
+    action_id: str = ""
+    was_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DropTap:
-    """Hang up one of our own legs; ``channel`` is its Uniqueid or name."""
+    """Hang up one tap leg; ``channel`` is its name."""
 
     channel: str
     why: str
@@ -66,7 +75,15 @@ class CallOver:
     call_ref: str
 
 
-Command = PlaceTap | DropTap | CallOver
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Another Firmline is beside this call: it is theirs."""
+
+    call_ref: str
+    by: str
+
+
+Command = PlaceTap | DropTap | CallOver | Claimed
 
 
 # --- what is known ----------------------------------------------------------------------------------------------------
@@ -102,6 +119,9 @@ class _Tap:
     bridge: str = ""
     since_ms: int = 0
     dropping: bool = False
+    action_id: str = ""
+    made: str = ""
+    """Its channel's name once it is there: then the claim is ours."""
     failures: int = 0
     not_before_ms: int = 0
 
@@ -120,6 +140,10 @@ class WatchedCall:
     """We are moving the caller ourselves: leave the taps as they are."""
     handed_on: bool = False
     """We have moved the caller: whoever speaks with them now is not our business."""
+    owner: str = ""
+    """Endpoint of the Firmline that tapped the caller last."""
+    wanted_since_ms: int | None = None
+    """Since when nobody taps the caller although somebody should."""
 
 
 class CallWatch:
@@ -128,9 +152,10 @@ class CallWatch:
     def __init__(self, us: str, agents: Sequence[str], colleagues: Sequence[str] = (), run_id: str = "0") -> None:
         """``us``: our own endpoint. ``agents``: shell patterns of guarded endpoints; ``colleagues``: never callers.
 
-        ``run_id`` tells our taps from those of a process that died.
+        ``run_id`` tells our requests from those of other processes.
         """
-        self._prefix = f"{TAP_PREFIX}{run_id}-"
+        self._run_id = run_id
+        self.claims = Claims(us)
         self._us, self._agents, self._colleagues = us, tuple(agents), tuple(colleagues)
         self._channels: dict[str, Channel] = {}
         self._calls: dict[str, WatchedCall] = {}
@@ -160,10 +185,8 @@ class CallWatch:
                     channel.name = event.get("Newname")
             case "Hangup":
                 self._hung_up(uniqueid, now_ms)
-            case "Newchannel" if uniqueid.startswith(self._prefix):
-                found = self._taps.get(uniqueid)
-                if found is None or found[0].taps[found[1]].dropping:
-                    self._out.append(DropTap(uniqueid, "given up before it was made"))
+            case "Newchannel" if uniqueid.startswith(TAP_PREFIX):
+                self._tap_made(uniqueid, event.get("Channel"), now_ms)
             case "OriginateResponse" if event.get("Response") == "Failure":
                 self.tap_failed(event.get("ActionID"), now_ms)
             case _:
@@ -180,8 +203,14 @@ class CallWatch:
         for uniqueid in [*self._channels, *self._taps]:
             if uniqueid not in present:
                 self._hung_up(uniqueid, now_ms)
+        for tap_id, (call, side) in self._taps.items():
+            call.taps[side].made = present[tap_id].name if present[tap_id].endpoint == self._us else ""
+        self.claims.taken.clear()
         for channel in present.values():
-            if channel.endpoint == self._us and channel.uniqueid not in (*self._taps, *self.guests):
+            if channel.uniqueid.startswith(TAP_PREFIX) and not self._is_our_tap(channel):
+                self._seen_elsewhere(channel.uniqueid, channel.name, now_ms)
+        for channel in present.values():
+            if channel.endpoint == self._us and not self._is_our_tap(channel) and channel.uniqueid not in self.guests:
                 self._out.append(DropTap(channel.name, "a leg that an earlier run left behind"))
             elif channel.bridge and self._is_party(channel):
                 known = self._channels.get(channel.uniqueid)
@@ -193,9 +222,24 @@ class CallWatch:
         self._settle(now_ms)
         return self._flush()
 
-    def tap_failed(self, tap_id: str, now_ms: int) -> None:
-        """A tap could not be placed; it is tried again after a back-off."""
-        self._tap_gone(tap_id, now_ms, failed=True)
+    def tap_failed(self, action_id: str, now_ms: int) -> None:
+        """An attempt to place a tap failed; it is tried again after a back-off."""
+        tap_id = self.asked(action_id)
+        if tap_id is not None:
+            self._tap_gone(tap_id, now_ms, failed=True)
+
+    def asked(self, action_id: str) -> str | None:
+        """The tap that we asked for under ``action_id`` and still want; ``None`` for the requests of others."""
+        for tap_id, (call, side) in self._taps.items():
+            if call.taps[side].action_id == action_id:
+                return tap_id
+        return None
+
+    def peer_died(self, endpoint: str) -> list[Command]:
+        """Another Firmline's lease ran out: what it left is hung up, and with that its claims are free."""
+        for channel in self.claims.taps_of(endpoint):
+            self._out.append(DropTap(channel, f"the Firmline at {endpoint} is gone"))
+        return self._flush()
 
     def next_deadline_ms(self) -> int | None:
         """When ``on_deadline`` wants to be called next."""
@@ -203,8 +247,8 @@ class CallWatch:
         for call in self._calls.values():
             if call.apart_since_ms is not None and not call.held and self._tapped(call):
                 times.append(call.apart_since_ms + RELEASE_MS)
-            if self._wanted(call):
-                times += [tap.not_before_ms for tap in call.taps.values() if not tap.tap_id and tap.not_before_ms]
+            if self._wanted(call) and not self._claimed_elsewhere(call):
+                times += [due for side in call.taps if (due := self._tap_due_ms(call, side)) is not None]
         return min(times, default=None)
 
     def on_deadline(self, now_ms: int) -> list[Command]:
@@ -223,9 +267,38 @@ class CallWatch:
         calls = (call for call in self._calls.values() if call.agent == uniqueid)
         return next((call for call in calls if not call.held and not call.handed_on and self.together(call)), None)
 
+    def calls(self) -> list[WatchedCall]:
+        """All that are known."""
+        return list(self._calls.values())
+
     def channel(self, uniqueid: str) -> Channel | None:
         """A channel that is in a bridge or was."""
         return self._channels.get(uniqueid)
+
+    def adopt(self, channel: Channel, agent_ext: str) -> WatchedCall:
+        """A caller whom an earlier run was moving is ours to look after; held until ``settle_move``."""
+        self._channels.setdefault(channel.uniqueid, channel)
+        call = self._calls.get(channel.uniqueid)
+        if call is None:
+            call = self._new_call(channel)
+        call.agent_ext, call.held = agent_ext, True
+        return call
+
+    def was_handed_on(self, channel: Channel, now_ms: int) -> list[Command]:
+        """Another run has moved this caller for good."""
+        self._channels.setdefault(channel.uniqueid, channel)
+        call = self._calls.get(channel.uniqueid)
+        if call is None:
+            call = self._new_call(channel)
+        return self.left_to_others(call.ref, now_ms)
+
+    def left_to_others(self, ref: str, now_ms: int) -> list[Command]:
+        """This call's caller is with somebody else for good."""
+        call = self.call(ref)
+        if call is not None and not call.held:
+            call.handed_on = True
+            self._settle(now_ms)
+        return self._flush()
 
     def together(self, call: WatchedCall) -> bool:
         """Whether caller and guarded agent are in the call now."""
@@ -272,7 +345,40 @@ class CallWatch:
         for each in together:
             each.linkedid = oldest
 
+    def _is_our_tap(self, channel: Channel) -> bool:
+        return channel.endpoint == self._us and channel.uniqueid in self._taps
+
+    def _tap_made(self, uniqueid: str, name: str, now_ms: int) -> None:
+        """A tap channel has appeared, ours or somebody else's."""
+        if endpoint_of(name) != self._us:
+            self._seen_elsewhere(uniqueid, name, now_ms)
+            return
+        found = self._taps.get(uniqueid)
+        if found is None or found[0].taps[found[1]].dropping:
+            self._out.append(DropTap(name, "given up before it was made"))
+            return
+        call, side = found
+        call.taps[side].made = name
+        if side is Side.CALLER:
+            call.owner, call.wanted_since_ms = self._us, None
+
+    def _seen_elsewhere(self, uniqueid: str, name: str, now_ms: int) -> None:
+        endpoint = endpoint_of(name)
+        self.claims.saw(uniqueid, endpoint, name, now_ms)
+        lost = self._taps.pop(uniqueid, None)
+        if lost is not None and lost[0].taps[lost[1]].tap_id == uniqueid:
+            lost[0].taps[lost[1]] = _Tap()
+        for call in self._calls.values():
+            if uniqueid == _claim(call.caller) and endpoint != self._us:
+                call.owner, call.wanted_since_ms = endpoint, None
+                self._drop(call.taps[Side.AGENT], "another Firmline is beside this call")
+                self._out.append(Claimed(call.ref, endpoint))
+
+    def _claimed_elsewhere(self, call: WatchedCall) -> bool:
+        return _claim(call.caller) in self.claims.taken
+
     def _hung_up(self, uniqueid: str, now_ms: int) -> None:
+        self.claims.gone(uniqueid)
         self._tap_gone(uniqueid, now_ms, failed=False)
         self._channels.pop(uniqueid, None)
         call = self._calls.pop(uniqueid, None)
@@ -290,6 +396,8 @@ class CallWatch:
         tap = call.taps[side]
         if tap.tap_id != tap_id:
             return
+        if self._claimed_elsewhere(call) and call.owner != self._us:
+            self._out.append(Claimed(call.ref, call.owner))  # its leg may have come up after the claim was lost
         steady = now_ms - tap.since_ms >= STEADY_MS and not failed
         failures = 0 if steady or tap.dropping else tap.failures + 1
         wait_ms = min(RETRY_MIN_MS * 2 ** (failures - 1), RETRY_MAX_MS) if failures else 0
@@ -299,9 +407,15 @@ class CallWatch:
         """Bring calls and taps into line with who is in which bridge."""
         for channel in list(self._channels.values()):
             if channel.uniqueid not in self._calls and self._is_caller(channel) and self._agent_of(channel):
-                self._calls[channel.uniqueid] = WatchedCall(self._free_ref(channel.linkedid), channel.uniqueid)
+                self._new_call(channel)
         for call in self._calls.values():
             self._settle_call(call, now_ms)
+
+    def _new_call(self, channel: Channel) -> WatchedCall:
+        owner = self.claims.owner(_claim(channel.uniqueid))
+        call = WatchedCall(self._free_ref(channel.linkedid), channel.uniqueid, owner=owner)
+        self._calls[channel.uniqueid] = call
+        return call
 
     def _settle_call(self, call: WatchedCall, now_ms: int) -> None:
         if call.held:
@@ -309,6 +423,7 @@ class CallWatch:
         caller = self._channels[call.caller]
         agent = self._agent_of(caller)
         if agent is None or call.handed_on:
+            call.wanted_since_ms = None
             if call.apart_since_ms is None:
                 call.apart_since_ms = now_ms
             if call.handed_on or now_ms - call.apart_since_ms >= RELEASE_MS:
@@ -317,8 +432,11 @@ class CallWatch:
             return
         call.apart_since_ms = None
         call.agent, call.agent_ext = agent.uniqueid, agent.endpoint
+        if self._claimed_elsewhere(call):
+            return
         self._settle_tap(call, Side.CALLER, caller, now_ms)
-        self._settle_tap(call, Side.AGENT, agent, now_ms)
+        if self.claims.alone or call.taps[Side.CALLER].made:
+            self._settle_tap(call, Side.AGENT, agent, now_ms)
 
     def _settle_tap(self, call: WatchedCall, side: Side, channel: Channel, now_ms: int) -> None:
         tap = call.taps[side]
@@ -326,21 +444,43 @@ class CallWatch:
             if (tap.channel, tap.bridge) != (channel.uniqueid, channel.bridge):
                 self._drop(tap, "its channel has moved to another bridge")
             return
-        if now_ms < tap.not_before_ms:
+        tap_id = f"{TAP_PREFIX}{call.caller}-{side.value}"
+        if now_ms < tap.not_before_ms or tap_id in self.claims.taken:
             return
+        if side is Side.CALLER and not call.taps[Side.AGENT].made:
+            if call.wanted_since_ms is None:
+                call.wanted_since_ms = now_ms
+            if now_ms < call.wanted_since_ms + self.claims.wait_ms(call.caller, call.owner):
+                return
         self._tap_serial += 1
-        tap_id = f"{self._prefix}{call.caller}-{side.value}-{self._tap_serial}"
-        call.taps[side] = _Tap(tap_id, channel.uniqueid, channel.bridge, now_ms, failures=tap.failures)
+        action_id = f"{tap_id}/{self._run_id}-{self._tap_serial}"
+        call.taps[side] = _Tap(
+            tap_id, channel.uniqueid, channel.bridge, now_ms, action_id=action_id, failures=tap.failures
+        )
         self._taps[tap_id] = (call, side)
-        self._out.append(PlaceTap(tap_id, call.ref, side, channel.name, call.agent_ext))
+        elsewhere = call.owner not in ("", self._us)
+        self._out.append(PlaceTap(tap_id, call.ref, side, channel.name, call.agent_ext, action_id, elsewhere))
 
     def _drop(self, tap: _Tap, why: str) -> None:
         if tap.tap_id and not tap.dropping:
             tap.dropping = True
-            self._out.append(DropTap(tap.tap_id, why))
+            if tap.made:  # else it is dropped when it appears: until then somebody else's may have that Uniqueid
+                self._out.append(DropTap(tap.made, why))
 
     def _wanted(self, call: WatchedCall) -> bool:
         return not call.held and not call.handed_on and call.apart_since_ms is None
+
+    def _tap_due_ms(self, call: WatchedCall, side: Side) -> int | None:
+        """When a missing tap may be asked for, if time alone is in the way."""
+        tap = call.taps[side]
+        if tap.tap_id or f"{TAP_PREFIX}{call.caller}-{side.value}" in self.claims.taken:
+            return None
+        if side is Side.AGENT:
+            alone = self.claims.alone or call.taps[Side.CALLER].made
+            return tap.not_before_ms if alone and tap.not_before_ms else None
+        if call.wanted_since_ms is None:
+            return tap.not_before_ms or None
+        return max(tap.not_before_ms, call.wanted_since_ms + self.claims.wait_ms(call.caller, call.owner))
 
     @staticmethod
     def _tapped(call: WatchedCall) -> bool:
@@ -379,6 +519,11 @@ class CallWatch:
     def _flush(self) -> list[Command]:
         out, self._out = self._out, []
         return out
+
+
+def _claim(caller: str) -> str:
+    """The Uniqueid that says whose a call is: see ``ivr.pbx.claims``."""
+    return f"{TAP_PREFIX}{caller}-{Side.CALLER.value}"
 
 
 def _matches(endpoint: str, patterns: Sequence[str]) -> bool:

@@ -151,8 +151,9 @@ class PbxServer:
         ours = ours.replace("disallow=all\n", loopback).replace(
             "max_contacts=1\n", "max_contacts=1\nminimum_expiration=1\n"
         )
-        out += ours
-        return out
+        second = ours.replace("[firmline]", "[firmline2]").replace("username=firmline", "username=firmline2")
+        second = second.replace("aors=firmline\n", "aors=firmline2\n").replace("auth=firmline\n", "auth=firmline2\n")
+        return out + ours + second
 
     # --- running ------------------------------------------------------------------------------------------------------
 

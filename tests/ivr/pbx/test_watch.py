@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +31,19 @@ def watch() -> CallWatch:
 
 
 def bridged(watcher: CallWatch, now_ms: int = 0) -> list[Command]:
-    return [*watcher.hear(enter("201", "b1"), now_ms), *watcher.hear(enter("pat", "b1"), now_ms)]
+    commands = [*watcher.hear(enter("201", "b1"), now_ms), *watcher.hear(enter("pat", "b1"), now_ms)]
+    for tap in placed(commands).values():
+        assert watcher.hear(made(tap), now_ms) == []
+    return commands
+
+
+def leg(tap: PlaceTap, by: str = "firmline") -> str:
+    """The name of the channel that an attempt makes."""
+    return f"PJSIP/{by}-{zlib.crc32(tap.action_id.encode()):08x}"
+
+
+def made(tap: PlaceTap, by: str = "firmline") -> AmiMessage:
+    return event("Newchannel", Uniqueid=tap.tap_id, Channel=leg(tap, by))
 
 
 def placed(commands: list[Command]) -> dict[Side, PlaceTap]:
@@ -81,7 +95,7 @@ def test_new_bridge_means_drop_first_and_tap_again_when_the_old_leg_is_gone() ->
     first = placed(bridged(watcher))
     watcher.hear(event("BridgeLeave", Uniqueid="100.pat", BridgeUniqueid="b1"), 1000)
     commands = [*watcher.hear(enter("202", "b2", 5), 1100), *watcher.hear(enter("pat", "b2"), 1100)]
-    assert {c.channel for c in commands if isinstance(c, DropTap)} == {tap.tap_id for tap in first.values()}
+    assert {c.channel for c in commands if isinstance(c, DropTap)} == {leg(tap) for tap in first.values()}
     assert placed(commands) == {}
     again = [watcher.hear(event("Hangup", Uniqueid=tap.tap_id), 1200) for tap in first.values()]
     taps = placed([*again[0], *again[1]])
@@ -97,7 +111,7 @@ def test_pair_apart_is_released_after_a_while_and_together_again_in_time_is_not(
     assert watcher.hear(enter("201", "b1"), 2000) == [] and watcher.next_deadline_ms() is None
     watcher.hear(event("BridgeLeave", Uniqueid="100.201", BridgeUniqueid="b1"), 3000)
     dropped = watcher.on_deadline(3000 + RELEASE_MS)
-    assert {c.channel for c in dropped if isinstance(c, DropTap)} == {tap.tap_id for tap in first.values()}
+    assert {c.channel for c in dropped if isinstance(c, DropTap)} == {leg(tap) for tap in first.values()}
     assert watcher.next_deadline_ms() is None
 
 
@@ -107,7 +121,7 @@ def test_tap_that_fails_is_tried_again_with_growing_patience_and_never_given_up(
     taps = placed(bridged(watcher))
     now_ms, waits = 0, []
     for _ in range(8):
-        watcher.hear(event("OriginateResponse", Response="Failure", ActionID=taps[Side.CALLER].tap_id), now_ms)
+        watcher.hear(event("OriginateResponse", Response="Failure", ActionID=taps[Side.CALLER].action_id), now_ms)
         due_ms = watcher.next_deadline_ms()
         assert due_ms is not None
         waits.append(due_ms - now_ms)
@@ -120,12 +134,11 @@ def test_tap_that_fails_is_tried_again_with_growing_patience_and_never_given_up(
 def test_tap_to_be_dropped_before_it_exists_is_dropped_when_it_appears() -> None:
     """Originate is answered before the channel is made."""
     watcher = watch()
-    tap = placed(bridged(watcher))[Side.CALLER]
+    taps = placed([*watcher.hear(enter("201", "b1"), 0), *watcher.hear(enter("pat", "b1"), 0)])
     watcher.hear(event("BridgeLeave", Uniqueid="100.201", BridgeUniqueid="b1"), 0)
-    watcher.on_deadline(RELEASE_MS)
-    assert watcher.hear(event("Newchannel", Uniqueid=tap.tap_id), RELEASE_MS + 1) == [
-        DropTap(tap.tap_id, "given up before it was made")
-    ]
+    assert watcher.on_deadline(RELEASE_MS) == []
+    for tap in taps.values():
+        assert watcher.hear(made(tap), RELEASE_MS + 1) == [DropTap(leg(tap), "given up before it was made")]
 
 
 def test_caller_gone_ends_the_call_and_drops_both_taps() -> None:
@@ -134,7 +147,7 @@ def test_caller_gone_ends_the_call_and_drops_both_taps() -> None:
     taps = placed(bridged(watcher))
     commands = watcher.hear(event("Hangup", Uniqueid="100.pat"), 500)
     assert CallOver("100.1") in commands
-    assert {c.channel for c in commands if isinstance(c, DropTap)} == {tap.tap_id for tap in taps.values()}
+    assert {c.channel for c in commands if isinstance(c, DropTap)} == {leg(tap) for tap in taps.values()}
     assert watcher.call("100.1") is None and watcher.next_deadline_ms() is None
 
 
@@ -147,7 +160,7 @@ def test_call_handed_on_is_not_tapped_again_even_by_another_agent() -> None:
     watcher.hold(call)
     assert watcher.hear(enter("202", "b2"), 10) == [] and watcher.hear(enter("pat", "b2"), 10) == []
     dropped = watcher.settle_move(call, handed_on=True, now_ms=20)
-    assert {c.channel for c in dropped if isinstance(c, DropTap)} == {tap.tap_id for tap in taps.values()}
+    assert {c.channel for c in dropped if isinstance(c, DropTap)} == {leg(tap) for tap in taps.values()}
     assert [watcher.hear(event("Hangup", Uniqueid=tap.tap_id), 30) for tap in taps.values()] == [[], []]
 
 
@@ -190,8 +203,7 @@ class Pbx:
     def obey(self, commands: list[Command]) -> None:
         for command in commands:
             if isinstance(command, PlaceTap):
-                caller_and_side = command.tap_id.rpartition("-")[0]
-                assert caller_and_side not in {tap_id.rpartition("-")[0] for tap_id in self.live}
+                assert command.tap_id not in self.live
                 self.live[command.tap_id] = command
 
     def tell(self, name: str, **fields: str) -> None:
@@ -199,9 +211,9 @@ class Pbx:
 
     def tap_gone(self, *, failed: bool = False) -> None:
         tap_id = next(iter(self.live), "")
-        self.live.pop(tap_id, None)
+        tap = self.live.pop(tap_id, None)
         if failed:
-            self.tell("OriginateResponse", Response="Failure", ActionID=tap_id)
+            self.tell("OriginateResponse", Response="Failure", ActionID=tap.action_id if tap else "")
         else:
             self.tell("Hangup", Uniqueid=tap_id)
 
