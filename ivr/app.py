@@ -196,16 +196,23 @@ class App:
         """Totals that the engines keep themselves, read when somebody asks for ``/metrics``."""
         self.metrics.counted_elsewhere("sip", "SIP messages and faults by kind", lambda: dict(self.line.counters))
         self.metrics.counted_elsewhere("rtp", "RTP packets, frames and faults by kind", self.line.media_totals)
-        self.metrics.counted_elsewhere("asr", "Work of the recogniser", lambda: asdict(self.asr.stats()))
         self.metrics.measured_elsewhere(
             "running",
             "Tasks on the event loop and RTP ports in use",
             lambda: {"tasks": len(asyncio.all_tasks()), "rtp_ports": self.line.media_ports},
         )
+        now = ("queued", "lag_ms", "workers")
         self.metrics.counted_elsewhere(
-            "journal",
-            "Journal rows that wait for the database, or were lost",
-            lambda: {"waiting": self.journal.spilled, "dropped": self.journal.dropped},
+            "asr", "Work of the recogniser", lambda: {k: v for k, v in asdict(self.asr.stats()).items() if k not in now}
+        )
+        self.metrics.measured_elsewhere(
+            "asr_now", "The recogniser's queue and processes", lambda: {k: asdict(self.asr.stats())[k] for k in now}
+        )
+        self.metrics.counted_elsewhere(
+            "journal", "Journal rows that were lost", lambda: {"dropped": self.journal.dropped}
+        )
+        self.metrics.measured_elsewhere(
+            "journal_now", "Journal rows that wait for the database", lambda: {"waiting": self.journal.spilled}
         )
         self.metrics.counted_elsewhere("webhooks", "Webhook messages by what became of them", self.webhooks.totals)
         self.metrics.measured_elsewhere("webhooks_waiting", "Webhook messages that wait", self.webhooks.waiting)

@@ -46,6 +46,7 @@ async def _run(config: Config, as_json: bool, context: Context) -> None:
     from ivr.app import App
     from ivr.limits import allow_open_files
     from ivr.reload import ConfigSource
+    from ivr.systemd import Systemd
 
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -61,15 +62,19 @@ async def _run(config: Config, as_json: bool, context: Context) -> None:
     gc.freeze()
     # Threads read meaning, receive and pace RTP: each must give the loop its turn sooner than after the usual 5 ms.
     sys.setswitchinterval(0.001)
+    systemd = Systemd()
+    systemd.ready("up; registering at the PBX")
     try:
         stopping = loop.create_task(stop.wait())
         ready = loop.create_task(app.registered.wait())
         await asyncio.wait({stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             _say_ready(app.ready(), as_json)
+            systemd.status(f"ready: {app.ready()['line']}")
         await stopping
         ready.cancel()
     finally:
+        systemd.stopping()
         await app.stop()
 
 
