@@ -95,6 +95,8 @@ class Phone:
         self.auto_answer = auto_answer
         self.headers: Mapping[str, str] = {}
         """Firmline's headers on the INVITE that was answered, by lower-case name."""
+        self.ringing = asyncio.Event()
+        """Somebody has called this phone since it was made."""
         self.in_call = asyncio.Event()
         self.over = asyncio.Event()
         self._stack = stack
@@ -175,6 +177,7 @@ class Phone:
             self._stack.refuse(dialog)
             return
         self._adopt(dialog)
+        self.ringing.set()
         self.headers = dialog.headers
         if self.auto_answer:
             self._stack.spawn(self._pick_up(dialog))

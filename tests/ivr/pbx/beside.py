@@ -40,6 +40,11 @@ class Rows:
         self.rows.append(row)
         self._changed.set()
 
+    async def changed(self) -> None:
+        """Wait for the next row."""
+        self._changed.clear()
+        await self._changed.wait()
+
     async def wait(self, event: str, times: int = 1, ceiling_s: float = CEILING_S, **data: Any) -> Row:
         """The ``times``-th row of that event whose data holds ``data``, past ones included."""
         async with asyncio.timeout(ceiling_s):
