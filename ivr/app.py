@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
+from typing import Any
 
 import structlog
 
@@ -23,6 +24,7 @@ from ivr.asr import AsrPool
 from ivr.calls import Calls
 from ivr.config import Config, resolve_secret
 from ivr.database import Database, sqlite_path
+from ivr.desk import ServiceDesk
 from ivr.ladders import LadderStore
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
@@ -137,6 +139,7 @@ class App:
         self._stack.push_async_callback(self.webhooks.stop)
         self.webhooks.start()
         self.control = make_control(config)
+        self.desk = ServiceDesk(self.journal.database, self.control, self._status)
         self._world = World(
             loop,
             self.asr,
@@ -157,7 +160,8 @@ class App:
             self.control.on_phone_key = self._phone_key
             self.control.on_claimed = self.calls.claimed_elsewhere
         self.feed.agent_of = self.calls.agent_of
-        api = create_app(self.calls, self.metrics, self.feed, access=self.access, hosts=api_hosts(config))
+        hosts = api_hosts(config)
+        api = create_app(self.calls, self.metrics, self.feed, access=self.access, desk=self.desk, hosts=hosts)
         self.api = ApiServer(api, config.api.host, config.api.port, api_reach(config))
         self._stack.push_async_callback(self.api.stop)
         await self.api.start()
@@ -173,7 +177,7 @@ class App:
         self._stack.push_async_callback(self.control.stop)
         await self.control.start()
         if self._source is not None:
-            loaded = Loaded(config, self.parts.pack, self.parts.catalogue)
+            loaded = Loaded(config, self.parts.pack, self.parts.catalogue, self.parts.queues)
             self.reloader = Reloader(self._source, loaded, self._apply, self.metrics)
             self._stack.push_async_callback(self.reloader.stop)
             self.reloader.start()
@@ -182,7 +186,7 @@ class App:
         """Changed settings, checked whole: new calls get them, live calls the pack where its ladder has their shape."""
         config, taken, restart = in_force(self.config, new.config)
         self.config = config
-        self.parts = replace(self.parts, pack=new.pack, catalogue=new.catalogue)
+        self.parts = replace(self.parts, pack=new.pack, catalogue=new.catalogue, queues=new.queues)
         self._world = replace(self._world, catalogue=new.catalogue, transfer_to=config.pbx.transfer_to)
         if self._world.menus is not None:
             self._world.menus.use(new.catalogue, config.pbx.transfer_to)
@@ -233,11 +237,13 @@ class App:
         """One journal row: to the file and to whoever watches (``ivr.session.Sink``)."""
         self.journal.write(row)
         self.feed.publish(row)
+        self.desk.hear(row)
         self.webhooks.hear(row)
 
     def live(self, row: LiveRow) -> None:
         """Words that may still change: to whoever watches, and nowhere else."""
         self.feed.publish(row)
+        self.desk.hear(row)
 
     def checks(self) -> list[Check]:
         """What ``/readyz`` reports."""
@@ -286,8 +292,28 @@ class App:
             return None
         return MenuDesk(self.control.guests, self.parts.catalogue, menu_options(self.config))
 
-    def _engine(self, agent_ext: str | None) -> Engine:
-        return Engine(self.parts.pack, agent_ext=agent_ext)
+    def _engine(self, agent_ext: str | None, queue: str | None) -> Engine:
+        return Engine(self.parts.queues.get(queue or "", self.parts.pack), agent_ext=agent_ext)
+
+    def _status(self) -> dict[str, Any]:
+        """``/api/status``."""
+        told: dict[str, Any] = {} if self.reloader is None else self.reloader.status.as_json()
+        fault = told.get("config_error") or {}
+        pack = self.parts.pack
+        queues = {name: {"pack": own.version, "mode": own.mode.value} for name, own in self.parts.queues.items()}
+        return {
+            **told,
+            "version": ivr.__version__,
+            "ready": all(check.ok for check in self.checks()),
+            "calls": len(self.calls),
+            "pack": pack.version,
+            "mode": pack.mode.value,
+            "queues": queues,
+            "lag_ms": self.asr.stats().lag_ms,
+            "config_error": fault.get("error"),
+            "config_error_at": fault.get("at"),
+            "tokens_problem": self.access.problem,
+        }
 
     def _registration(self, status: LineStatus) -> None:
         up = status.registration is RegistrationState.REGISTERED

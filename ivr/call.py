@@ -139,6 +139,8 @@ class CallCore:
         self.started_ms = now_ms
         self.phase = Phase.WAITING
         self.playing: str | None = None
+        self.lag_ms: int | None = None
+        """From the end of the latest words to their transcript."""
         self._make_listener = make_listener
         self._conduct = ConductWatch(engine.pack.spec.conduct)
         self._legs: dict[Side, _Leg] = {}
@@ -252,6 +254,8 @@ class CallCore:
             leg.talking = heard.kind is SpeechKind.ONSET
             if leg.talking:
                 self._hearing.speech_began(leg.side, now_ms)
+            data = {"side": leg.side.value, "speaking": leg.talking}
+            self._out.append(fx.Live(LiveEvent.SPEAKING, now_ms - self.started_ms, data))
             self._measured(TurnHeard(leg.side, leg.talking, heard.t_ms), now_ms)
         elif isinstance(heard, LevelSample):
             if leg.side is Side.CALLER:
@@ -298,6 +302,7 @@ class CallCore:
         if self.phase is Phase.ENDED:
             return
         segment, transcript = item.segment, item.transcript
+        self.lag_ms = now_ms - segment.end_ms
         self._journal(
             JournalEvent.UTTERANCE,
             now_ms,
@@ -494,11 +499,14 @@ class CallCore:
                 if self._ending:
                     return
                 self._ending = True
-                self._out.append(fx.End(self._attempts(action.kind), action.why, action.heard_ms, now_ms))
+                attempts = self._attempts(action.kind)
+                self._out.append(fx.End(attempts, action.why, action.heard_ms, now_ms, action.target))
             case pol.PauseAgent():
                 self._out.append(fx.PauseAgent(action.why))
             case pol.Notify():
                 self._out.append(fx.Tell(action.audience, action.text, action.page))
+            case pol.Suggest():
+                self._suggest(action, now_ms)
             case pol.StartCountdown():
                 data = {"action": "countdown", "kind": action.kind.value, "why": action.why, **self._by_pack()}
                 deadline_ms = action.deadline_ms - self.started_ms
@@ -510,12 +518,28 @@ class CallCore:
                 row = {k: self._since_start(k, v) for k, v in action.data.items()}
                 self._journal(JournalEvent(action.event), now_ms, row)
 
+    def _suggest(self, action: pol.Suggest, now_ms: int) -> None:
+        """Pages are told; what became of it, the journal knows by the key that was pressed."""
+        t_ms = now_ms - self.started_ms
+        if action.step is None or action.key is None:
+            self._out.append(fx.Live(LiveEvent.SUGGESTION_GONE, t_ms))
+            return
+        kind = None if action.kind is None else action.kind.value
+        what = {"step": action.step, "key": action.key.value, "kind": kind, "why": action.why, **self._by_pack()}
+        until_ms = action.until_ms - self.started_ms
+        self._out.append(fx.Live(LiveEvent.SUGGESTION, t_ms, {**what, "until_ms": until_ms}))
+
+    @property
+    def speaking(self) -> tuple[str, ...]:
+        """Sides that are speaking now."""
+        return tuple(sorted(side.value for side, leg in self._legs.items() if leg.talking))
+
     def _since_start(self, key: str, value: object) -> object:
         """The engine speaks in clock time; the journal counts from the call's start."""
         return value - self.started_ms if key in CLOCK_KEYS and isinstance(value, int) else value
 
     def _by_pack(self) -> dict[str, str]:
-        return {"pack": self.engine.pack.version}
+        return {"pack": self.engine.pack.version, "mode": self.engine.pack.mode.value}
 
     def _attempts(self, kind: EndKind) -> tuple[EndKind, ...]:
         """The ending asked for, then the pack's fallbacks if it is the pack's own ending."""
@@ -528,7 +552,7 @@ class CallCore:
             "action": "play",
             "prompt": play.prompt,
             "why": play.why,
-            "pack": self.engine.pack.version,
+            **self._by_pack(),
             "heard_ms": heard,
             "decided_ms": play.decided_ms - self.started_ms,
             **more,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from audio.types import AudioFrame
-from ivr.api.base import CallSummary, Check
+from ivr.api.base import CallSummary, Check, Suggested
 from ivr.call import CallCore, CallOptions
 from ivr.clock import monotonic_ms
 from ivr.facts import NumberKept, from_headers, number_kept
@@ -21,6 +21,7 @@ from ivr.lines.base import Leg, LineStatus
 from ivr.listener import Listener
 from ivr.session import CallSession, World
 from policies.engine import Engine
+from policies.suggest import Offer
 from policies.types import Hotkey, Side
 
 log = structlog.get_logger("firmline.calls")
@@ -37,7 +38,7 @@ class Calls:
     def __init__(
         self,
         world: World,
-        make_engine: Callable[[str | None], Engine],
+        make_engine: Callable[[str | None, str | None], Engine],
         make_listener: Callable[[Side], Listener],
         options: CallOptions,
         checks: Callable[[], list[Check]],
@@ -107,6 +108,9 @@ class Calls:
 
     # --- CallDirectory ------------------------------------------------------------------------------------------------
 
+    def __len__(self) -> int:
+        return len(self._by_ref)
+
     def summaries(self) -> list[CallSummary]:
         """Every live call, oldest first."""
         return [self._summary(session) for session in self._by_ref.values()]
@@ -167,7 +171,9 @@ class Calls:
         """Every live call is offered the pack that a new call would get; returns how many took it and how many kept
         their own, whose ladder is built otherwise."""
         sessions = list(self._by_ref.values())
-        took = sum(session.adopt(self._make_engine(session.core.agent_ext).pack) for session in sessions)
+        took = sum(
+            session.adopt(self._make_engine(session.core.agent_ext, session.core.queue).pack) for session in sessions
+        )
         return took, len(sessions) - took
 
     # --- shutdown -----------------------------------------------------------------------------------------------------
@@ -185,7 +191,7 @@ class Calls:
 
     def _begin(self, ref: str, leg: Leg) -> CallSession:
         facts = from_headers(leg.headers)
-        engine = self._make_engine(facts.agent_ext)
+        engine = self._make_engine(facts.agent_ext, facts.queue)
         core = CallCore(ref, facts.agent_ext, engine, self._make_listener, self._options, monotonic_ms())
         core.queue, core.caller_number = facts.queue, facts.caller_number
         core.number_may_be_kept = self._number_kept is not NumberKept.NONE
@@ -196,7 +202,8 @@ class Calls:
             self._agents.popitem(last=False)
         self._world.metrics.call_began()
         number = number_kept(facts.caller_number, self._number_kept)
-        session.begin(call_ref=ref, pack=engine.pack.version, queue=facts.queue, caller_number=number)
+        about = {"agent_ext": facts.agent_ext, "pack": engine.pack.version, "mode": engine.pack.mode.value}
+        session.begin(call_ref=ref, **about, queue=facts.queue, caller_number=number)
         return session
 
     def _finished(self, session: CallSession) -> None:
@@ -209,7 +216,8 @@ class Calls:
     def _summary(self, session: CallSession) -> CallSummary:
         core = session.core
         engine, now_ms = core.engine, monotonic_ms()
-        deadline = engine.countdown_deadline_ms
+        countdown, offered = engine.state.countdown, engine.offered(now_ms)
+        deadline = None if countdown is None else countdown.deadline_ms
         return CallSummary(
             id=session.id,
             call_ref=core.call_ref,
@@ -225,8 +233,21 @@ class Calls:
             legs=core.leg_sides,
             playing=core.playing,
             countdown_ms=None if deadline is None else max(0, deadline - now_ms),
-            mode=engine.pack.spec.mode.value,
+            mode=engine.pack.mode.value,
+            pack=engine.pack.version,
+            countdown_ends_ms=None if deadline is None else deadline - core.started_ms,
+            countdown_kind=None if countdown is None else countdown.kind.value,
+            countdown_why=None if countdown is None else countdown.why,
+            suggestion=None if offered is None else _suggested(offered, core.started_ms),
+            speaking=core.speaking,
+            lag_ms=core.lag_ms,
+            cues={category.value: text for category, text in engine.pack.spec.cues.items()},
         )
+
+
+def _suggested(offered: Offer, started_ms: int) -> Suggested:
+    kind = None if offered.kind is None else offered.kind.value
+    return Suggested(offered.step.value, offered.key.value, kind, offered.why, offered.until_ms - started_ms)
 
 
 def _offer_problem(leg: Leg) -> str | None:

@@ -11,11 +11,10 @@ from ivr.api.server import check_tls
 from ivr.asr import AsrPool
 from ivr.config import Config, resolve_secret
 from ivr.errors import FirmlineError
-from ivr.judge import load_pack
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
-from ivr.parts import asr_options, asterisk_options, load_prompts, webhook_hooks
+from ivr.parts import asr_options, asterisk_options, load_prompts, load_rules, webhook_hooks
 from ivr.pbx.inquiry import survey
 
 REGISTER_WAIT_S = 6.0
@@ -37,15 +36,15 @@ async def checkup(config: Config) -> list[Check]:
 
 def _pack_and_prompts(config: Config) -> Check:
     try:
-        pack = load_pack(config.policy.pack)
-        catalogue = load_prompts(config, pack)
+        pack, queues = load_rules(config)
+        catalogue = load_prompts(config, pack, *queues.values())
     except FirmlineError as exc:
         return Check("policy", False, str(exc))
     where = config.prompts.directory or "shipped"
     reads = "meaning read" if pack.meaning else "words and rules alone: the sentence model is off or not installed"
-    return Check(
-        "policy", True, f"pack {pack.version}, mode {pack.spec.mode}, {reads}, {len(catalogue)} prompts ({where})"
-    )
+    own = "".join(f"; queue {name}: {each.version}, mode {each.mode}" for name, each in queues.items())
+    told = f"pack {pack.version}, mode {pack.mode}, {reads}, {len(catalogue)} prompts ({where}){own}"
+    return Check("policy", True, told)
 
 
 async def _model(config: Config) -> Check:

@@ -239,10 +239,23 @@ class EarsConfig(Section):
     endpointing: EndpointingConfig = Field(default_factory=EndpointingConfig)
 
 
+ModeName = Literal["pack", "shadow", "suggest", "warn", "full"]
+"""``pack``: as the pack says."""
+
+
+class QueueRule(Section):
+    """The rule of one queue, where it is not everybody's."""
+
+    pack: str = ""
+    mode: ModeName | None = None
+
+
 class PolicyConfig(Section):
-    """Which rule is kept."""
+    """Which rule is kept, and how far it goes by itself."""
 
     pack: Annotated[str, Field(min_length=1)] = "standard"
+    mode: ModeName = "pack"
+    queues: dict[Annotated[str, Field(min_length=1, max_length=80)], QueueRule] = Field(default={}, max_length=500)
 
 
 class PromptsConfig(Section):

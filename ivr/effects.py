@@ -54,12 +54,16 @@ class StopPlaying:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """End the call as ``attempts`` says: in order, until one is confirmed by the PBX; report once."""
+    """End the call as ``attempts`` says: in order, until one is confirmed by the PBX; report once.
+
+    ``target``: where a person wants the transfer to go; ``None``: where transfers usually go.
+    """
 
     attempts: tuple[EndKind, ...]
     why: str
     heard_ms: int | None
     decided_ms: int
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

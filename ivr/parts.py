@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from audio.endpoint import EndpointOptions
@@ -26,7 +26,7 @@ from ivr.pbx.phone_keys import PhoneKeyOptions
 from ivr.prompts import load_catalogue
 from ivr.webhook_sender import DeliveryOptions, Hook
 from ivr.webhooks import WebhookError, secret_key
-from policies.pack import Pack
+from policies.pack import Mode, Pack
 from policies.types import Side
 
 ASTERISK_LINGER_MS = 60_000
@@ -45,6 +45,8 @@ class Parts:
     pack: Pack
     catalogue: Catalogue
     model: ResolvedModel
+    queues: Mapping[str, Pack] = field(default_factory=dict)
+    """Packs of queues with a rule of their own."""
 
 
 def load_parts(config: Config) -> Parts:
@@ -54,20 +56,40 @@ def load_parts(config: Config) -> Parts:
         ConfigError: pack or prompts cannot be used, or the pack names a prompt that the catalogue lacks.
         ModelError: no speech model.
     """
-    pack = load_pack(config.policy.pack)
-    catalogue = load_prompts(config, pack)
-    return Parts(pack, catalogue, resolve_model(config.ears.model, offline=config.ears.offline))
+    pack, queues = load_rules(config)
+    catalogue = load_prompts(config, pack, *queues.values())
+    return Parts(pack, catalogue, resolve_model(config.ears.model, offline=config.ears.offline), queues)
 
 
-def load_prompts(config: Config, pack: Pack) -> Catalogue:
-    """The catalogue, holding every prompt that ``pack`` may ask for.
+def load_rules(config: Config, files: set[Path] | None = None) -> tuple[Pack, dict[str, Pack]]:
+    """The pack in force, and those of queues with a rule of their own; each in its mode.
+
+    Raises:
+        ConfigError: a pack cannot be used.
+    """
+    policy = config.policy
+
+    def rule(name: str, mode: str) -> Pack:
+        return load_pack(name, files=files).in_mode(None if mode == "pack" else Mode(mode))
+
+    queues: dict[str, Pack] = {}
+    for queue, own in policy.queues.items():
+        # A queue with a pack of its own and no mode goes as far as everybody, or as that pack says.
+        queues[queue] = rule(own.pack or policy.pack, own.mode or policy.mode)
+    return rule(policy.pack, policy.mode), queues
+
+
+def load_prompts(config: Config, *packs: Pack) -> Catalogue:
+    """The catalogue, holding every prompt that ``packs`` may ask for.
 
     Raises:
         ConfigError: a file is missing or broken, or the pack names a prompt that is not there.
     """
     catalogue = load_catalogue(Path(config.prompts.directory) if config.prompts.directory else None)
-    missing = catalogue.missing(sorted(pack.prompt_names()))
-    if missing:
+    for pack in packs:
+        missing = catalogue.missing(sorted(pack.prompt_names()))
+        if not missing:
+            continue
         where = config.prompts.directory or "the shipped catalogue"
         raise ConfigError(f"pack {pack.name}: prompts not found in {where}: {', '.join(missing)}")
     return catalogue

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ from audio.prompts import Catalogue
 from ivr import clock
 from ivr.config import Config
 from ivr.errors import ConfigError
-from ivr.judge import load_pack
 from ivr.metrics import Metrics
-from ivr.parts import load_prompts, webhook_hooks
+from ivr.parts import load_prompts, load_rules, webhook_hooks
 from policies.pack import Pack
 
 LOOK_MS = 1_000
@@ -51,6 +50,9 @@ LIVE_KEYS = (
 """Keys, or beginnings of keys, that are taken without a restart; every other key belongs to a socket, a process or a
 file that is open."""
 
+MAPPINGS = frozenset({"policy.queues"})
+"""Keys whose value is a mapping with names of people's own in it: one value, not a section."""
+
 _log = structlog.get_logger("firmline.config")
 Signature = tuple[tuple[str, tuple[int, ...] | None], ...]
 
@@ -70,6 +72,8 @@ class Loaded:
     config: Config
     pack: Pack
     catalogue: Catalogue
+    queues: Mapping[str, Pack] = field(default_factory=dict)
+    """Packs of queues with a rule of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +123,20 @@ def load_whole(source: ConfigSource, files: set[Path]) -> Loaded:
     if source.path is not None:
         files.add(source.path)
     config = source.load()
-    pack = load_pack(config.policy.pack, files=files)
+    pack, queues = load_rules(config, files)
     if config.prompts.directory:
         files.add(Path(config.prompts.directory))
-    catalogue = load_prompts(config, pack)
+    catalogue = load_prompts(config, pack, *queues.values())
     webhook_hooks(config)
-    return Loaded(config, pack, catalogue)
+    return Loaded(config, pack, catalogue, queues)
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted key."""
     out: dict[str, Any] = {}
     for key, value in data.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        section = isinstance(value, dict) and prefix + key not in MAPPINGS
+        out |= flat(value, f"{prefix}{key}.") if section else {prefix + key: value}
     return out
 
 

@@ -338,6 +338,8 @@ class CallSession:
             "action": kind.value,
             "why": effect.why,
             "pack": self.core.engine.pack.version,
+            "mode": self.core.engine.pack.mode.value,
+            "target": (effect.target or self._world.transfer_to) if kind is EndKind.TRANSFER else None,
             "heard_ms": None if effect.heard_ms is None else effect.heard_ms - started,
             "decided_ms": effect.decided_ms - started,
         }
@@ -346,7 +348,7 @@ class CallSession:
             if kind is EndKind.HANGUP:
                 await self._world.control.hang_up(ref, effect.why)
             elif kind is EndKind.TRANSFER:
-                await self._world.control.transfer(ref, self._world.transfer_to, effect.why)
+                await self._world.control.transfer(ref, effect.target or self._world.transfer_to, effect.why)
             elif self._world.menus is None:
                 raise PbxError("this attachment has no menu")
             else:
@@ -375,7 +377,8 @@ class CallSession:
         return {"choice": choice, "reached": end.reached or None}
 
     async def _pause_agent(self, effect: fx.PauseAgent) -> None:
-        data = {"action": "pause_agent", "why": effect.why, "pack": self.core.engine.pack.version}
+        pack = self.core.engine.pack
+        data = {"action": "pause_agent", "why": effect.why, "pack": pack.version, "mode": pack.mode.value}
         try:
             await self._world.control.pause_agent(CallRef(self.core.call_ref, self.core.agent_ext), effect.why)
         except PbxError as exc:

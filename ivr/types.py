@@ -43,8 +43,14 @@ class LiveEvent(StrEnum):
     """Words that may still change, until the ``utterance`` of the same start replaces them."""
     PARTIAL_SIGNAL = "partial_signal"
     """What the policy sees in such words; it counts nothing before the final."""
+    SUGGESTION = "suggestion"
+    """What the policy would do and leaves to a person: ``step``, ``key``, ``kind``, ``why``, ``until_ms``."""
+    SUGGESTION_GONE = "suggestion_gone"
+    """Nothing is suggested any more."""
     TOLD = "told"
     """A plain sentence to a person (``audience``, ``detail``); ``page`` when it asks for attention now."""
+    SPEAKING = "speaking"
+    """A side begins or stops speaking (``side``, ``speaking``): who has the floor, before any word is known."""
 
 
 @dataclass(frozen=True, slots=True)

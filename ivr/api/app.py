@@ -18,11 +18,12 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from ivr.api.access import Access, AccessGuard, known, principal_of
-from ivr.api.base import CallDirectory
+from ivr.api.base import CallDirectory, Desk
 from ivr.api.feed import EventFeed
 from ivr.api.guard import OriginGuard
-from ivr.api.keys import call_routes
+from ivr.api.keys import agent_routes, call_routes
 from ivr.api.models import AliveOut, CheckOut, ErrorOut, ReadyOut
+from ivr.api.reads import read_routes
 from ivr.api.stream import stream_routes
 from ivr.metrics import CONTENT_TYPE, Metrics
 from ivr.tokens import Role
@@ -41,7 +42,9 @@ not valid, 429 too often (`Retry-After` says when again).
 anybody's words unless asked with `?words=1`; a client that falls behind is closed with code 1013, one whose token ends
 with 1008. Some events are for watchers only and never journalled: `partial` (words that may still change, until the
 `utterance` of the same side replaces them), `partial_signal` (what the policy sees in them; it counts nothing before
-the utterance) and `told` (a sentence to the agent or the supervisor; `page` when it asks for attention now).
+the utterance), `speaking` (a side began or ceased to speak), `suggestion` (what the policy would do, the key that does
+it and until when; in the modes suggest and warn) and `suggestion_gone`, `told` (a sentence to the agent or the
+supervisor; `page` when it asks for attention now).
 """
 REFUSALS = {401: "No token, or a wrong one", 403: "Not yours, or a foreign host or origin", 429: "Too often"}
 
@@ -55,9 +58,13 @@ def create_app(
     events: EventFeed,
     *,
     access: Access | None = None,
+    desk: Desk | None = None,
     hosts: Sequence[str] = (),
 ) -> FastAPI:
-    """The ASGI application over the running service; open to whoever can reach it when ``access`` is left out."""
+    """The ASGI application over the running service.
+
+    Without ``access`` it is open to whoever can reach it; without ``desk`` it knows live calls only.
+    """
     access = access or Access(None)
     app = FastAPI(
         title="Firmline",
@@ -75,7 +82,8 @@ def create_app(
     app.add_exception_handler(Exception, _our_fault)
     app.include_router(_probes(calls))
     answers: dict[int | str, dict[str, Any]] = {s: {"model": ErrorOut, "description": w} for s, w in REFUSALS.items()}
-    for guarded in (_metrics(metrics), call_routes(calls, metrics)):
+    reads = [] if desk is None else [read_routes(calls, desk)]
+    for guarded in (_metrics(metrics), *reads, call_routes(calls, metrics), agent_routes(calls, metrics)):
         app.include_router(guarded, dependencies=[Security(_bearer)], responses=answers)
     app.include_router(stream_routes(events, access))
     return app

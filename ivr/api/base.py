@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Protocol
 
+from ivr.types import JournalRow, LiveRow
 from policies.types import Hotkey
+
+
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """What the policy would do in a call and leaves to a person; times in ms since the call's start."""
+
+    step: str
+    key: str
+    kind: str | None
+    why: str
+    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,14 @@ class CallSummary:
     mode: str = "full"
     queue: str | None = None
     caller_number: str | None = None
+    pack: str = ""
+    countdown_ends_ms: int | None = None
+    countdown_kind: str | None = None
+    countdown_why: str | None = None
+    suggestion: Suggested | None = None
+    speaking: tuple[str, ...] = ()
+    lag_ms: int | None = None
+    cues: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +58,30 @@ class Check:
     name: str
     ok: bool
     detail: str
+
+
+class Desk(Protocol):
+    """What the API asks of the service besides its calls."""
+
+    def status(self) -> dict[str, Any]:
+        """How the service stands: see ``StatusOut``."""
+
+    def recent(self, call_id: str) -> list[JournalRow | LiveRow]:
+        """The latest rows of a live call, oldest first."""
+
+    async def incidents(self, day: date) -> list[dict[str, Any]]:
+        """What happened on that day, newest first.
+
+        Raises:
+            StoreError: the journal cannot be read.
+        """
+
+    async def pause(self, ext: str, *, paused: bool, by: str) -> None:
+        """Keep an agent free of calls, or give them back to their queues.
+
+        Raises:
+            PbxError: the PBX did not do it.
+        """
 
 
 class CallDirectory(Protocol):

@@ -1,6 +1,7 @@
 """The stand-in exchange's HTTP door: ``POST /control``, the contract that a real PBX's control hook would offer.
 
-Request: JSON ``{"id", "call", "action": "transfer" | "hangup" | "pause_agent", "target", "agent", "reason"}``.
+Request: JSON ``{"id", "call", "action", "target", "agent", "reason"}``, ``action`` being ``transfer``, ``hangup``,
+``pause_agent`` or ``unpause_agent``.
 Answer: ``200 {"ok": true}`` once it is really done; ``404``/``409 {"ok": false, "error": ...}`` when it cannot be;
 ``400`` for what is not such a request; ``401`` when a signature is asked for and does not fit. A repeated ``id`` gets
 the first one's answer and is not done again, so a client may retry after a lost answer.
@@ -36,7 +37,7 @@ class ControlRequest(BaseModel):
 
     id: str = Field(min_length=1, max_length=200)
     call: str = ""
-    action: Literal["transfer", "hangup", "pause_agent"]
+    action: Literal["transfer", "hangup", "pause_agent", "unpause_agent"]
     target: str | None = None
     agent: str | None = None
     reason: str = ""
@@ -65,8 +66,10 @@ class ControlDoor:
                 await self._exchange.transfer(order.call, order.target or "")
             elif order.action == "hangup":
                 await self._exchange.hang_up(order.call)
-            else:
+            elif order.action == "pause_agent":
                 await self._exchange.pause_agent(order.agent or "")
+            else:
+                self._exchange.resume_agent(order.agent or "")
         except ControlError as exc:
             return exc.status, {"ok": False, "error": str(exc)}
         return 200, {"ok": True}

@@ -342,6 +342,14 @@ class AsteriskPbx:
         """
         await self._pauses.pause(call.agent_ext or "")
 
+    async def set_paused(self, ext: str, *, paused: bool, why: str) -> None:
+        """The same without a call; or give the agent back now.
+
+        Raises:
+            PbxError: the agent is in no queue, or the PBX did not do it.
+        """
+        await (self._pauses.pause(ext) if paused else self._pauses.unpause(ext))
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _hands(self) -> Hands:

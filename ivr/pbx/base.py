@@ -35,6 +35,9 @@ class PbxControl(Protocol):
     async def pause_agent(self, call: CallRef, why: str) -> None:
         """Take the agent out of the queue for a while, where the PBX has one."""
 
+    async def set_paused(self, ext: str, *, paused: bool, why: str) -> None:
+        """As ``pause_agent``, without a call; or give the agent back to their queues now."""
+
     def problem(self) -> str | None:
         """Why the PBX cannot be used now, in one sentence with the fix, or ``None``."""
 

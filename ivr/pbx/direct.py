@@ -28,7 +28,7 @@ FIRST_TRY_SHARE = 0.6
 """Part of the time-out that the first try may use: a slow PBX is more common than a lost answer."""
 RETRYABLE_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 
-ControlAction = Literal["transfer", "hangup", "pause_agent"]
+ControlAction = Literal["transfer", "hangup", "pause_agent", "unpause_agent"]
 
 _NOT_SET = (
     "no control URL is set, so calls cannot be transferred or ended: set pbx.control_url in config.yaml to the address "
@@ -85,6 +85,10 @@ class DirectControl:
     async def pause_agent(self, call: CallRef, why: str) -> None:
         """Take the agent out of the queue for a while."""
         await self._act("pause_agent", call, None, why)
+
+    async def set_paused(self, ext: str, *, paused: bool, why: str) -> None:
+        """The same without a call (``call`` is empty), or ``unpause_agent``."""
+        await self._act("pause_agent" if paused else "unpause_agent", CallRef("", ext), None, why)
 
     def problem(self) -> str | None:
         """Why the last action did not reach the peer, or that no URL is set; ``None`` after one that did."""

@@ -148,7 +148,7 @@ async def test_calls_are_listed_and_shown(http: httpx.AsyncClient) -> None:
 async def test_key_pressed_in_a_call_is_delivered(service: Service, http: httpx.AsyncClient, key: Key) -> None:
     """Each key reaches the call, by whom it was pressed, and the answer is the call afterwards."""
     by_call = await http.post(f"/api/calls/c1/{key}")
-    by_agent = await http.post(f"/api/agents/201/{key}", json={"ignored": True})
+    by_agent = await http.post(f"/api/agents/201/{key}", content=b"")
     assert by_call.status_code == by_agent.status_code == 200
     assert service.directory.pressed == [("c1", Hotkey(key, "ops")), ("c1", Hotkey(key, "agent:201"))]
     assert by_call.json()["armed"] is (key is not Key.DISARM)

@@ -52,7 +52,7 @@ def test_config_yaml_comments_every_key() -> None:
     ("text", "said"),
     [
         ("line:\n  sever: pbx\n", "c.yaml:2: line.sever: unknown key; did you mean `server`?"),
-        ("policy:\n  zzz: 1\n", "c.yaml:2: policy.zzz: unknown key; known keys here: pack"),
+        ("policy:\n  zzz: 1\n", "c.yaml:2: policy.zzz: unknown key; known keys here: mode, pack, queues"),
         ("ears:\n  workers: two\n", "c.yaml:2: ears.workers: input should be a valid integer, found 'two'"),
         ("ears:\n  workers: 0\n", "c.yaml:2: ears.workers: input should be greater than or equal to 1, found 0"),
         ("line: 3\n", "c.yaml:1: line: "),

@@ -47,7 +47,8 @@ class Watch:
         self.changed.set()
 
     def live(self, row: LiveRow) -> None:
-        self.lives.append(row)
+        if row.event is not LiveEvent.SPEAKING:
+            self.lives.append(row)
         self.changed.set()
 
     async def until(self, enough: Any) -> None:
