@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import click
@@ -107,30 +108,83 @@ def bench_capacity(
 
 
 @bench.command("ears")
-@click.option("--rounds", type=click.IntRange(1, 20), default=2, show_default=True, help="Rounds of ours and peers.")
+@click.option("--rounds", type=click.IntRange(1, 20), default=1, show_default=True, help="Rounds of ours and peers.")
 @click.option("--minutes", type=click.FloatRange(1, 120), default=10.0, show_default=True, help="The monologue.")
 @click.option("--noise", type=click.FloatRange(1, 240), default=30.0, show_default=True, help="Minutes of no speech.")
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="Also WhisperLive (in real time; an environment is made for it in your cache folder, once) and a growing "
+    "buffer with LocalAgreement-2; some ten minutes more a round.",
+)
+@click.option("--batches", is_flag=True, help="Many calls also with one segment a pass.")
 @Json
 @shared_options
 @click.pass_obj
-def bench_ears(context: Context, rounds: int, minutes: float, noise: float, as_json: bool) -> None:
+def bench_ears(
+    context: Context, rounds: int, minutes: float, noise: float, peers: bool, batches: bool, as_json: bool
+) -> None:
     """How well, how soon and at what cost words are heard; ours and as shipped, many calls, noises, a monologue.
 
-    Ends 1 when a word came out of what is no speech. About a quarter of an hour on one core; costs are CPU time, so a
-    busy machine does not falsify them.
+    Under ten minutes on an idle core without --peers. Costs are CPU time, and lateness is simulated from them, so a
+    busy machine does not falsify them much. WhisperLive alone runs in real time: its loop decodes whenever it can. Ends
+    1 when a word came out of what is no speech.
 
     \b
     Example:
       firmline bench ears --rounds 1 --noise 5
+      firmline bench ears --peers
     """
     from ivr.bench_ears_run import EarsBench
 
     quiet_logging(context)
     ears = EarsBench(context.config(), progress)
-    table(ears.talker(rounds), as_json)
-    table(ears.many(((60, 2, 0), (25, 2, 700)), 60), as_json)
+    table(ears.talker(rounds, peers=peers), as_json)
+    table(ears.many(((60, 2, 0), (25, 2, 700)), 60, (1, 8) if batches else (8,)), as_json)
     table(ears.monologue(minutes), as_json)
     nothing = ears.nothing(noise)
     table(nothing, as_json)
     if nothing["words"]:
         raise FirmlineError("words were heard where nobody spoke")
+
+
+@bench.command("judgement")
+@click.option(
+    "--labels", required=True, type=click.Path(path_type=Path), metavar="CSV", help="text,label; as `firmline tune`."
+)
+@click.option("--pack", default="standard", show_default=True, metavar="NAME|FILE", help="Which rule is kept.")
+@click.option("--voices", type=click.IntRange(1, 4), default=2, show_default=True, help="Voices a line, in turn.")
+@click.option("--prompt", metavar="TEXT", help="Another initial_prompt than the bench's own.")
+@click.option("--most", type=click.IntRange(1), metavar="N", help="Only the first N lines.")
+@Json
+@shared_options
+@click.pass_obj
+def bench_judgement(
+    context: Context, labels: Path, pack: str, voices: int, prompt: str | None, most: int | None, as_json: bool
+) -> None:
+    """What is left of the judgement after a telephone line and our ears: recall and false strikes, spoken.
+
+    Speaks labelled lines (flite, espeak-ng, Piper; clips are kept in your cache folder), sends them through mu-law at 8
+    kHz, clean and with noise 10 dB below, hears them as a live call does, without and with an initial prompt, and
+    judges what was heard. The same lines as text are the yardstick.
+
+    \b
+    Example:
+      firmline bench judgement --labels tests/data/utterances_heldout.csv
+    """
+    from ivr.bench_judgement import KEPT, PROMPT, JudgementBench
+    from ivr.bench_voices import Clips
+    from ivr.tuning import load_labels
+
+    quiet_logging(context)
+    rows = [row for row in load_labels(labels) if row.text][:most]
+    if not rows:
+        raise FirmlineError(f"{labels}: no row has text")
+    judge = JudgementBench(context.config(), pack, prompt or PROMPT)
+    with click.progressbar(length=judge.steps(rows, voices), label="lines", file=sys.stderr) as bar:
+        result = judge.run(rows, voices, bar.update, Clips())
+    table(result, as_json)
+    if not as_json:
+        click.echo(
+            f"\nStill struck, of what is struck as text, by voice: {result[KEPT]}; load {result['load average']}"
+        )

@@ -129,6 +129,10 @@ def word_errors(expected: Sequence[str], heard: Sequence[str]) -> int:
     return row[-1]
 
 
+SATURATED = 0.95
+"""Decoding that takes so much of a call's own length leaves a core no rest."""
+
+
 @dataclass(slots=True)
 class Measured:
     """Sums over the runs of one variant."""
@@ -189,6 +193,7 @@ class Measured:
             "how": name,
             "WER %": round(100 * self.errors / max(1, self.words), 1),
             "CPU s per s of speech": round(self.decode_cpu_ms / max(1, self.speech_ms), 4),
+            "keeps up on a core": "yes" if self.decode_cpu_ms < SATURATED * self.audio_ms else "no, saturated",
             "any word visible p50 / p95 s": pair_s(self.visible_ms),
             "last word final p50 / p95 s": pair_s(self.final_ms),
             "segments a pass": round(self.decoded / max(1, self.passes), 2),

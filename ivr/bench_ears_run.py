@@ -18,8 +18,10 @@ from audio.types import Pcm, Segment, Transcript
 from audio.whisper import ShippedWhisper
 from ivr.asr import SyncAsr
 from ivr.asr_queue import QueueOptions
+from ivr.bench_agreement import GrowingBuffer
 from ivr.bench_ears import Aligner, Measured, Talk, pair_s, talk_of
-from ivr.bench_machine import rss_mb
+from ivr.bench_machine import load_average, rss_mb
+from ivr.bench_peers import WHISPER_LIVE, PeerMissingError, WhisperLive
 from ivr.bench_sim import Decoder, Outcome, Setup, Simulation
 from ivr.bench_speech import (
     RATE_HZ,
@@ -39,6 +41,8 @@ from ivr.parts import asr_options, call_options, listener_options
 from policies.pack import Pack
 
 Progress = Callable[[str], None]
+Run = Callable[[Pcm], Outcome]
+"""One leg heard in one way."""
 WATCHED_EVERY_MS = 700
 PACK = "shadow"
 
@@ -72,38 +76,64 @@ class EarsBench:
 
     # --- one talker ---------------------------------------------------------------------------------------------------
 
-    def talker(self, rounds: int) -> dict[str, Any]:
-        """One call, ours and as shipped, in turn; WER, cost and lateness."""
+    def talker(self, rounds: int, *, peers: bool = False) -> dict[str, Any]:
+        """One call, ours and peers, in turn; WER, cost and lateness. A peer that cannot be had says so in its row."""
         talks = [talk_of(prompt_lines()[:6] + self._lines, self._aligner)]
         recorded = recorded_line()
         if recorded is not None:
             talks.append(talk_of([recorded], self._aligner))
-        first = self._first_version()
-        variants: dict[str, tuple[Setup, Decoder]] = {
-            "as shipped, beam 5": (first, Shipped(self._model, 5)),
-            "as shipped, beam 1": (first, Shipped(self._model, 1)),
-            "finals only, decoded after the pause": (first, self.asr),
-            "finals only": (self._watching(0), self.asr),
-            f"every word visible ({WATCHED_EVERY_MS} ms)": (self._watching(WATCHED_EVERY_MS), self.asr),
-        }
+        variants = self._variants() | (self._peers() if peers else {})
         sums = {name: Measured() for name in variants}
-        for number in range(rounds):
-            for name, (setup, decoder) in variants.items():
-                self._progress(f"round {number + 1} of {rounds}: {name}")
+        missing: dict[str, str] = {}
+        for number, (name, run) in itertools.product(range(rounds), variants.items()):
+            if name in missing:
+                continue
+            self._progress(f"round {number + 1} of {rounds}: {name}")
+            try:
                 for talk in talks:
-                    sums[name].add([talk], self._run(setup, decoder, [talk.samples]))
+                    sums[name].add([talk], run(talk.samples))
+            except PeerMissingError as exc:
+                missing[name] = str(exc)
         speech_s = round(sum(talk.speech_ms for talk in talks) / 1000)
-        rows = [measured.row(name) for name, measured in sums.items()]
-        return {"bench": "ears talker", "speech_s": speech_s, "recording": recorded is not None, "rows": rows}
+        rows = [
+            measured.row(f"{name}: NOT RUN: {missing[name]}" if name in missing else name)
+            for name, measured in sums.items()
+        ]
+        load = {"load average": load_average()}
+        return {"bench": "ears talker", "speech_s": speech_s, "recording": recorded is not None, **load, "rows": rows}
+
+    def _variants(self) -> dict[str, Run]:
+        first = self._first_version()
+        shipped = {beam: Shipped(self._model, beam) for beam in (5, 1)}
+        every = f"every word visible ({WATCHED_EVERY_MS} ms)"
+        return {
+            "faster-whisper as shipped, beam 5": lambda leg: self._run(first, shipped[5], [leg]),
+            "faster-whisper as shipped, beam 1": lambda leg: self._run(first, shipped[1], [leg]),
+            "finals only, decoded after the pause": lambda leg: self._run(first, self.asr, [leg]),
+            "finals only": lambda leg: self._run(self._watching(0), self.asr, [leg]),
+            every: lambda leg: self._run(self._watching(WATCHED_EVERY_MS), self.asr, [leg]),
+        }
+
+    def _peers(self) -> dict[str, Run]:
+        growing = GrowingBuffer(self._model.path)
+        return {
+            "growing buffer, LocalAgreement-2 (whisper_streaming's method)": growing.run,
+            f"{WHISPER_LIVE}, faster-whisper backend, real time": lambda leg: WhisperLive(
+                self._model.path, self._progress
+            ).run(leg),
+        }
 
     # --- many calls ---------------------------------------------------------------------------------------------------
 
-    def many(self, calls: Sequence[tuple[int, int, int]], seconds: int) -> dict[str, Any]:
-        """Many calls at once on simulated workers: ``calls`` are (calls, workers, interval of drafts or 0)."""
+    def many(
+        self, calls: Sequence[tuple[int, int, int]], seconds: int, batches: Sequence[int] = (8,)
+    ) -> dict[str, Any]:
+        """Many calls at once on simulated workers: ``calls`` are (calls, workers, interval of drafts or 0), each with
+        at most so many segments a pass as ``batches`` says."""
         rows = []
         for count, workers, every_ms in calls:
             talks = [self._sparse(at, seconds) for at in range(count)]
-            for batch in (1, 8):
+            for batch in batches:
                 self._progress(f"{count} calls, {workers} workers, drafts {every_ms} ms, batch {batch}")
                 setup = replace(self._watching(every_ms), queue=QueueOptions(batch=batch), workers=workers)
                 measured = Measured()

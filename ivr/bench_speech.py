@@ -90,7 +90,7 @@ def spoken_lines(texts: int = len(TEXTS), voices_each: int = 2) -> list[Line]:
         for turn in range(voices_each):
             for at, text in enumerate(TEXTS[:texts]):
                 voice = VOICES[(at + 2 * turn + at // len(VOICES)) % len(VOICES)]
-                lines.append(Line(text, voice, on_the_line(*_say(text, voice, Path(folder) / "line.wav"))))
+                lines.append(Line(text, voice, on_the_line(*say(text, voice, Path(folder) / "line.wav"))))
     return lines
 
 
@@ -117,7 +117,7 @@ def recorded_line() -> Line | None:
 def on_the_line(samples: Pcm, rate_hz: int, level_dbov: float = SPEECH_DBOV) -> Pcm:
     """As a call carries it: 8 kHz, at a usual level, through mu-law."""
     narrow = resample(samples, rate_hz, RATE_HZ)
-    return _mu_law(narrow * 10 ** ((level_dbov - dbov(narrow)) / 20))
+    return mu_law(narrow * 10 ** ((level_dbov - dbov(narrow)) / 20))
 
 
 def stretch_of_talk(lines: list[Line], pause_ms: tuple[int, ...] = (900, 1_300, 700)) -> tuple[Pcm, list[int]]:
@@ -128,7 +128,7 @@ def stretch_of_talk(lines: list[Line], pause_ms: tuple[int, ...] = (900, 1_300, 
         starts.append(sum(map(len, parts)) * 1000 // RATE_HZ)
         parts += [line.samples, np.zeros(RATE_HZ * pause_ms[at % len(pause_ms)] // 1000, np.int16)]
     whole = np.concatenate(parts)
-    return _mu_law(whole + white(len(whole), LINE_NOISE_DBOV)), starts
+    return mu_law(whole + white(len(whole), LINE_NOISE_DBOV)), starts
 
 
 def white(count: int, level_dbov: float, seed: int = 1) -> npt.NDArray[np.float64]:
@@ -145,16 +145,16 @@ def non_speech(seconds: float, seed: int = 1) -> Iterator[tuple[str, Pcm]]:
 
     yield "silence", np.zeros(len(t), np.int16)
     for level in (-50, -40, -30):
-        yield f"noise {level} dBov", _mu_law(white(len(t), level, seed))
-    yield "dial tone", _mu_law(sines(425))
-    yield "busy tone", _mu_law(sines(480, 620) * (t % 1 < 0.5))
-    yield "ringback us", _mu_law(sines(440, 480) * (t % 6 < 2))
-    yield "ringback uk", _mu_law(sines(400, 450) * ((t % 3 < 0.4) | ((t % 3 > 0.6) & (t % 3 < 1))))
-    yield "dtmf", _mu_law(_dtmf(t, seed))
-    yield "mains hum", _mu_law(sines(50) * 0.5 + sines(150) * 0.2 + sines(250) * 0.1)
-    yield "hold music", _mu_law(_music(t, seed))
-    yield "breaths", _mu_law(white(len(t), -40, seed) * np.clip(np.sin(2 * np.pi * 0.4 * t), 0, 1) ** 2)
-    yield "clicks", _mu_law(np.where(np.arange(len(t)) % (RATE_HZ // 2) == 0, 16_000.0, 0.0))
+        yield f"noise {level} dBov", mu_law(white(len(t), level, seed))
+    yield "dial tone", mu_law(sines(425))
+    yield "busy tone", mu_law(sines(480, 620) * (t % 1 < 0.5))
+    yield "ringback us", mu_law(sines(440, 480) * (t % 6 < 2))
+    yield "ringback uk", mu_law(sines(400, 450) * ((t % 3 < 0.4) | ((t % 3 > 0.6) & (t % 3 < 1))))
+    yield "dtmf", mu_law(_dtmf(t, seed))
+    yield "mains hum", mu_law(sines(50) * 0.5 + sines(150) * 0.2 + sines(250) * 0.1)
+    yield "hold music", mu_law(_music(t, seed))
+    yield "breaths", mu_law(white(len(t), -40, seed) * np.clip(np.sin(2 * np.pi * 0.4 * t), 0, 1) ** 2)
+    yield "clicks", mu_law(np.where(np.arange(len(t)) % (RATE_HZ // 2) == 0, 16_000.0, 0.0))
 
 
 def prompt_echo(seconds: float, loss_db: float = 26.0) -> Pcm:
@@ -166,7 +166,7 @@ def prompt_echo(seconds: float, loss_db: float = 26.0) -> Pcm:
         parts += [lines[at % len(lines)].samples, np.zeros(RATE_HZ, np.int16)]
         at += 1
     whole = np.concatenate([np.zeros(RATE_HZ * 120 // 1000, np.int16), *parts])[: int(seconds * RATE_HZ)]
-    return _mu_law(whole * 10 ** (-loss_db / 20))
+    return mu_law(whole * 10 ** (-loss_db / 20))
 
 
 def _dtmf(t: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
@@ -194,7 +194,12 @@ def _music(t: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
     return out / max(1e-9, float(np.abs(out).max())) * 9_000
 
 
-def _say(text: str, voice: str, path: Path) -> tuple[Pcm, int]:
+def say(text: str, voice: str, path: Path) -> tuple[Pcm, int]:
+    """Samples and rate of ``text`` in a voice like ``flite:slt`` or ``espeak-ng:en-us``; ``path`` is for the WAV.
+
+    Raises:
+        FirmlineError: the tool is missing.
+    """
     tool, _, name = voice.partition(":")
     if shutil.which(tool) is None:
         raise FirmlineError(f"the bench speaks with {tool}, which is not here; install it: apt-get install {tool}")
@@ -207,6 +212,7 @@ def _say(text: str, voice: str, path: Path) -> tuple[Pcm, int]:
     return recording.channels[0], recording.rate_hz
 
 
-def _mu_law(wave: npt.NDArray[np.generic]) -> Pcm:
+def mu_law(wave: npt.NDArray[np.generic]) -> Pcm:
+    """What is left of samples (on the scale of s16) after G.711."""
     clipped = np.clip(np.asarray(wave, dtype=np.float64), -32768, 32767).astype(np.int16)
     return decode(encode(clipped, Law.PCMU), Law.PCMU)
