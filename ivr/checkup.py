@@ -15,7 +15,7 @@ from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
 from ivr.parts import asr_options, asterisk_options, load_prompts, load_rules, webhook_hooks
-from ivr.pbx.inquiry import survey
+from ivr.pbx.check import as_line, examine
 
 REGISTER_WAIT_S = 6.0
 """Long enough for a challenge and a few retransmissions (RFC 3261 timer E), short enough for a person."""
@@ -140,7 +140,7 @@ async def _line(config: Config) -> Check:
 async def _asterisk(config: Config) -> Check:
     targets = (config.pbx.transfer_to, *config.pbx.asterisk.fallbacks)
     try:
-        return Check("pbx", True, await survey(asterisk_options(config), targets))
+        return Check("pbx", *as_line(await examine(asterisk_options(config), targets), targets))
     except FirmlineError as exc:
         return Check("pbx", False, str(exc))
 

@@ -99,7 +99,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point: every deliberate error becomes one calm message on stderr and its exit code."""
     # Each registers its subcommands; late, so that --version is instant.
-    from ivr import bench_commands, commands, doctor_command, report_command, webhook_commands  # noqa: F401
+    from ivr import bench_commands, commands, doctor_command, pbx_command, report_command, webhook_commands  # noqa: F401
 
     try:
         cli.main(standalone_mode=False)

@@ -6,9 +6,10 @@ Touches no call and no tap, so ``firmline check`` may ask beside a running servi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ivr.errors import PbxError
 from ivr.facts import CallFacts, phone_number, queue_name
@@ -134,52 +135,69 @@ async def _value(ami: AmiClient, expression: str) -> str:
     return (await ami.action("Getvar", ("Variable", expression))).get("Value")
 
 
+async def read(ami: AmiClient, expression: str) -> str:
+    """A variable or dialplan function; empty where there is none, or the PBX would not say."""
+    try:
+        return await _value(ami, expression)
+    except PbxError as exc:
+        if exc.retryable:
+            raise
+        return ""
+
+
+@contextlib.asynccontextmanager
+async def logged_in(options: AsteriskOptions, on_event: Callable[[AmiMessage], None]) -> AsyncIterator[AmiClient]:
+    """A connection of its own, for questions.
+
+    Raises:
+        PbxError: no login, with the reason.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    async def up() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def lost(why: str) -> None:
+        if not done.done():
+            done.set_exception(PbxError(why))
+
+    ami = AmiClient(options.ami, on_event=on_event, on_up=up, on_down=lost)
+    ami.start()
+    try:
+        await done
+        yield ami
+    finally:
+        await ami.stop()
+
+
+async def missing_rights(ami: AmiClient) -> tuple[list[str], bool]:
+    """Classes that ``write=`` of our manager user lacks, and whether agents may be paused."""
+    allowed = await ami.action("ListCommands")
+    known = {key.lower() for key, _ in allowed.fields}
+    missing = {right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known}
+    return sorted(missing), "queuepause" in known
+
+
 async def survey(options: AsteriskOptions, targets: tuple[str, ...]) -> str:
-    """What ``firmline check`` says: can we log in, may we do what is needed, where could callers be sent now?
+    """In one sentence: can we log in, may we do what is needed, where could callers be sent now?
 
     Touches no call and no tap: a service may be running beside it.
 
     Raises:
         PbxError: no login, or a right is missing; the text says which line of manager.conf lacks it.
     """
-    up = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    async def logged_in() -> None:
-        up.set()
-
-    def lost(why: str) -> None:
-        if not done.done():
-            done.set_exception(PbxError(why))
-
     probe = EventProbe()
-    ami = AmiClient(options.ami, on_event=probe.hear, on_up=logged_in, on_down=lost)
-    ami.start()
-    waiting = loop.create_task(up.wait())
-    either: list[asyncio.Future[Any]] = [waiting, done]
-    try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if done.done():
-            done.result()
-        return await _survey(ami, probe, options, targets)
-    finally:
-        waiting.cancel()
-        done.cancel()
-        await ami.stop()
-
-
-async def _survey(ami: AmiClient, probe: EventProbe, options: AsteriskOptions, targets: tuple[str, ...]) -> str:
-    allowed = await ami.action("ListCommands")
-    known = {key.lower() for key, _ in allowed.fields}
-    missing = sorted({right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known})
-    if missing:
-        user = options.ami.username
-        raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
-    await probe.ask(ami, options.ami)
-    refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
-    if "queuepause" not in known:
-        refusals.append("agents cannot be paused (add agent to write= of the manager user if they should be)")
-    told = f"; but {'; '.join(refusals)}" if refusals else ""
-    where = f"{options.ami.host}:{options.ami.port}"
-    return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"
+    async with logged_in(options, probe.hear) as ami:
+        missing, can_pause = await missing_rights(ami)
+        if missing:
+            user = options.ami.username
+            raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
+        await probe.ask(ami, options.ami)
+        refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
+        if not can_pause:
+            refusals.append("agents cannot be paused (add agent to write= of the manager user if they should be)")
+        told = f"; but {'; '.join(refusals)}" if refusals else ""
+        where = f"{options.ami.host}:{options.ami.port}"
+        return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"

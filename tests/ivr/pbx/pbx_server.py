@@ -57,10 +57,14 @@ load=codec_ulaw.so
 load=format_pcm.so
 load=format_wav.so
 load=func_callerid.so
+load=func_config.so
 load=func_channel.so
 load=func_devstate.so
 load=func_dialplan.so
 load=func_extstate.so
+load=func_module.so
+load=func_pjsip_aor.so
+load=func_version.so
 load=func_global.so
 load=func_pjsip_endpoint.so
 load=app_chanspy.so
@@ -146,6 +150,10 @@ class PbxServer:
                 out += "set_var=DYNAMIC_FEATURES=firmline_warn#firmline_pause#firmline_unpause\n"
             contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
             out += f"[{phone}]\ntype=aor\n{contact}"
+        out += (
+            "[careless]\ntype=endpoint\ncontext=internal\naors=careless\ndisallow=all\nallow=g722\ndirect_media=yes\n"
+        )
+        out += "[careless]\ntype=aor\nmax_contacts=5\n"
         ours = (DEPLOY / "pjsip_firmline.conf").read_text().replace("CHANGE-ME-SIP", SIP_PASSWORD)
         loopback = "media_address=127.0.0.1\nbind_rtp_to_media_address=yes\ndisallow=all\n"
         ours = ours.replace("disallow=all\n", loopback).replace(
