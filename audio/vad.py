@@ -12,11 +12,13 @@ What passes all three is a candidate, no more: music and babble do. The recognis
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import webrtcvad
 
 from audio.level import SILENCE_DBOV
@@ -25,6 +27,11 @@ from audio.types import PTIME_MS, AudioFrame, Pcm
 RATES_HZ = (8_000, 16_000)
 _BAND_HZ = (200, 3_400)
 """Below lies mains hum and its first harmonics, above nothing of a telephone call."""
+_LOBE = 2
+"""Bins each side that a Hann-windowed sine spreads over."""
+_SILENCE_POWER = 10 ** (SILENCE_DBOV / 10)
+
+_Spectrum = npt.NDArray[np.complexfloating[Any, Any]]
 
 
 class Vad(Protocol):
@@ -75,31 +82,35 @@ class TelephoneVad:
         analysis = self._analysis.get(frame.rate_hz)
         if analysis is None:
             analysis = self._analysis[frame.rate_hz] = _Analysis(frame.rate_hz)
-        power = analysis.power(frame.samples)
-        level = 10 * float(np.log10(power.sum() + 10 ** (SILENCE_DBOV / 10)))
+        spectrum, power = analysis.hear(frame.samples)
+        level = 10 * math.log10(power + _SILENCE_POWER)
         floor = self._noise.hear(level)
-        tone = self._tone.hear(power, level)
+        self._tone.hear(spectrum, sounds=level > SILENCE_DBOV + 1)
         loud = level > self._options.floor_dbov and level > floor + self._options.over_noise_db
-        return candidate and loud and not tone
+        # Two frames in three are no candidate: only the others are worth the search for lines.
+        return candidate and loud and not self._tone.steady()
 
 
 class _Analysis:
-    """Power spectrum of the last two frames in the telephone band, scaled so that its sum is the band's level
-    (1 = 0 dBov). Two, because 20 ms cannot tell a low-pitched vowel's harmonics from two tones."""
+    """Spectrum of the last two frames in the telephone band, and its power (1 = 0 dBov). Two, because 20 ms cannot tell
+    a low-pitched vowel's harmonics from two tones."""
 
     def __init__(self, rate_hz: int) -> None:
         length = 2 * rate_hz * PTIME_MS // 1000
-        self._last = np.zeros(length // 2, dtype=np.int16)
+        self._half = length // 2
+        self._both = np.zeros(length, dtype=np.int16)
         self._window = np.hanning(length).astype(np.float32)
+        self._windowed = np.empty(length, dtype=np.float32)
         spacing_hz = rate_hz / length
         self._band = slice(round(_BAND_HZ[0] / spacing_hz), round(_BAND_HZ[1] / spacing_hz) + 1)
         self._scale = 2 / (length * float(np.square(self._window).sum()) * 32768**2)
 
-    def power(self, samples: Pcm) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        both = np.concatenate([self._last, samples])
-        self._last = samples
-        spectrum = np.fft.rfft(both * self._window)[self._band]
-        return np.asarray((spectrum.real**2 + spectrum.imag**2) * self._scale, dtype=np.float64)
+    def hear(self, samples: Pcm) -> tuple[_Spectrum, float]:
+        self._both[: self._half] = self._both[self._half :]
+        self._both[self._half :] = samples
+        np.multiply(self._both, self._window, out=self._windowed)
+        spectrum = np.fft.rfft(self._windowed)[self._band]
+        return spectrum, float(np.vdot(spectrum, spectrum).real) * self._scale
 
 
 class _NoiseFloor:
@@ -115,45 +126,81 @@ class _NoiseFloor:
         blocks = window_ms // (self._BLOCK_FRAMES * PTIME_MS)
         self._blocks: deque[float] = deque(maxlen=blocks)
         self._current: list[float] = []
+        self._floor = SILENCE_DBOV
 
     def hear(self, level: float) -> float:
         self._current.append(level)
         if len(self._current) == self._BLOCK_FRAMES:
             self._blocks.append(sum(self._current) / self._BLOCK_FRAMES)
             self._current.clear()
-        return min(self._blocks, default=SILENCE_DBOV)
+            self._floor = min(self._blocks)
+        return self._floor
+
+
+class _Look:
+    """One frame's spectrum; what is asked of it is found out when it is asked, and once."""
+
+    __slots__ = ("_first", "_held", "before", "spectrum")
+
+    def __init__(self, spectrum: _Spectrum | None, before: _Look | None) -> None:
+        self.spectrum = spectrum
+        self.before = before
+        """The last frame before it that was not silent."""
+        self._first = -1
+        self._held: float | None = None
+
+    @property
+    def first(self) -> int:
+        """Bin of the strongest line; -1 in silence."""
+        self._search()
+        return self._first
+
+    def pure(self, share: float) -> bool:
+        """Two lines hold nearly all energy, and the stronger is where it was. A sweep moves one bin a frame at most; a
+        voice's strongest harmonic jumps."""
+        if self.spectrum is None:
+            return False
+        return self._search() > share and abs(self.first - (self.before.first if self.before else -1)) <= 1
+
+    def _search(self) -> float:
+        if self._held is None:
+            self._held = 0.0
+            if self.spectrum is not None:
+                rest = self.spectrum.real**2 + self.spectrum.imag**2
+                total = float(rest.sum())
+                self._first = int(rest.argmax())
+                held = _take(rest, self._first) + _take(rest, int(rest.argmax()))
+                self._held = held / total if total > 0 else 0.0
+        return self._held
 
 
 class _ToneGate:
     """Two spectral lines that hold nearly all energy and stay where they are, in two frames of the last three."""
 
-    _LOBE = 2
-    """Bins each side that a Hann-windowed sine spreads over."""
-
     def __init__(self, share: float) -> None:
         self._share = share
-        self._recent: deque[bool] = deque([False] * 3, maxlen=3)
-        self._peak = -1
+        self._recent: deque[_Look] = deque([_Look(None, None)] * 3, maxlen=3)
+        self._sounding: _Look | None = None
 
-    def hear(self, power: np.ndarray[tuple[int], np.dtype[np.float64]], level: float) -> bool:
-        total = float(power.sum())
-        pure = False
-        if level > SILENCE_DBOV + 1 and total > 0:
-            rest = power.copy()
-            first = int(rest.argmax())
-            held = self._take(rest, first)
-            held += self._take(rest, int(rest.argmax()))
-            # A sweep moves one bin a frame at most; a voice's strongest harmonic jumps.
-            pure = held > self._share * total and abs(first - self._peak) <= 1
-            self._peak = first
-        self._recent.append(pure)
-        return sum(self._recent) >= 2
+    def hear(self, spectrum: _Spectrum, *, sounds: bool) -> None:
+        """The next frame."""
+        look = _Look(spectrum if sounds else None, self._sounding)
+        if sounds:
+            self._sounding = look
+        self._recent[0].before = None  # nobody asks it again: the chain stays short
+        self._recent.append(look)
 
-    def _take(self, rest: np.ndarray[tuple[int], np.dtype[np.float64]], peak: int) -> float:
-        lobe = slice(max(0, peak - self._LOBE), peak + self._LOBE + 1)
-        held = float(rest[lobe].sum())
-        rest[lobe] = 0
-        return held
+    def steady(self) -> bool:
+        """Whether a tone is heard now."""
+        return sum(look.pure(self._share) for look in self._recent) >= 2
+
+
+def _take(rest: npt.NDArray[np.floating[Any]], peak: int) -> float:
+    """Energy of the line at ``peak``, which is taken out of ``rest``."""
+    lobe = slice(max(0, peak - _LOBE), peak + _LOBE + 1)
+    held = float(rest[lobe].sum())
+    rest[lobe] = 0
+    return held
 
 
 def _check(frame: AudioFrame) -> None:
