@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: install demo run test check format bench pbx clean help tools
+.PHONY: install demo run test check format bench pbx screenshots clean help tools
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(READY) ## the environment in .venv, with everything the other targets need
 
@@ -26,17 +26,18 @@ demo: $(READY) ## two live calls on this machine: an abusive caller is warned an
 run: $(READY) ## the service, with ./config.yaml
 	@$(BIN)/firmline run $(ARGS)
 
-tools: # programs the tests drive: sipp (a SIP peer), espeak-ng and flite (voices)
+tools: # programs the tests drive: sipp (a SIP peer), espeak-ng and flite (voices), Chromium with axe-core (the pages)
 	@deploy/test-tools.sh
 
 test: $(READY) tools ## the test suite (real SIP, RTP and Whisper on loopback; under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: $(READY) ## format, lint, types and import rules
+check: $(READY) ## format, lint, types (Python, and the pages where npm is) and import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@deploy/check-web.sh
 
 format: $(READY) ## put the code into the house format
 	@$(BIN)/ruff format .
@@ -51,6 +52,9 @@ bench: $(READY) tools ## measure; the tables of docs/benchmarks*.md (about 25 mi
 pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only)
 	@deploy/asterisk/build.sh
 
+screenshots: $(READY) tools ## pictures of every state of the pages, into docs/img (needs pngquant; best with the font Inter)
+	@$(BIN)/python -m tests.web.screenshots $(ARGS)
+
 clean: ## remove the environment and everything made by running
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache firmline-demo
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache firmline-demo tests/web/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,6 +23,7 @@ from ivr.api.feed import EventFeed
 from ivr.api.guard import OriginGuard
 from ivr.api.keys import agent_routes, call_routes
 from ivr.api.models import AliveOut, CheckOut, ErrorOut, ReadyOut
+from ivr.api.pages import pages
 from ivr.api.reads import read_routes
 from ivr.api.stream import stream_routes
 from ivr.metrics import CONTENT_TYPE, Metrics
@@ -86,6 +87,7 @@ def create_app(
     for guarded in (_metrics(metrics), *reads, call_routes(calls, metrics), agent_routes(calls, metrics)):
         app.include_router(guarded, dependencies=[Security(_bearer)], responses=answers)
     app.include_router(stream_routes(events, access))
+    app.include_router(pages())
     return app
 
 
