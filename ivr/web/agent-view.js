@@ -16,12 +16,15 @@ import { sentence } from "./call-state.js";
  * @property {Date} seenAt when what is shown was last known to be true
  * @property {number} retryIn seconds
  * @property {string[]} unheard why Firmline as a whole hears nothing just now
+ * @property {boolean} unsure something is wrong with Firmline, and this reader is not told what
  * @property {string} refused the latest key that was refused, and why
  * @property {boolean} cues
  * @property {boolean} paused
  * @property {string} signIn why a token is needed; empty when it is not
  */
 
+/** Later than this a person answers words that everybody has forgotten. */
+const LATE_MS = 3_000;
 const MARK_OF = { live: "Live", connecting: "Connecting", lost: "Not connected", signed_out: "Signed out", forbidden: "Not yours" };
 
 export class AgentView {
@@ -178,6 +181,9 @@ export class AgentView {
       const why = call && !call.ended && call.deaf ? call.deaf : "Firmline does not hear calls just now.";
       all.push({ kind: "bad", icon: "ear", words: `${why} Handle the call as you would without it.` });
     }
+    const late = link === "live" && call && !call.ended ? (call.summary?.lag_ms ?? 0) : 0;
+    if (late > LATE_MS) all.push({ kind: "note", icon: "ear", words: `Words come ${Math.round(late / 1000)} s late just now, and so may a warning.` });
+    if (link === "live" && picture.unsure) all.push({ kind: "note", icon: "ear", words: "Firmline has a fault just now: it may hear late, or not at all." });
     if (call && !call.ended && call.trouble) all.push({ kind: "bad", icon: "last", words: call.trouble });
     if (picture.refused) all.push({ kind: "bad", icon: "last", words: picture.refused });
     const mode = call && !call.ended && !call.suggestion ? MODES[call.mode] : "";

@@ -26,6 +26,7 @@ const mine = `/api/agents/${encodeURIComponent(ext)}`;
 let call = null;
 /** @type {string[]} */
 let unheard = [];
+let unsure = false;
 let refused = "";
 let refusedUntil = 0;
 let paused = false;
@@ -47,7 +48,7 @@ function draw() {
   if (call?.suggestion && now > call.suggestion.until) call.suggestion = null;
   keys.letters = useShortcuts();
   keys.draw(call, feed.link === "live");
-  view.draw({ call, link: feed.link, seenAt: feed.seenAt, retryIn, unheard, refused, cues: useCues(), paused, signIn }, now);
+  view.draw({ call, link: feed.link, seenAt: feed.seenAt, retryIn, unheard, unsure, refused, cues: useCues(), paused, signIn }, now);
   focusOnSparing();
 }
 
@@ -86,8 +87,9 @@ function link(now, detail) {
   redraw();
 }
 
-/** @param {Check[]} checks */
-function checks(checks) {
+/** @param {Check[]} checks @param {boolean} ready */
+function checks(checks, ready) {
+  unsure = !ready && !checks.length;
   unheard = checks.filter((check) => !check.ok && NOT_HEARING.has(check.name)).map((check) => check.detail);
   redraw();
 }
@@ -99,10 +101,10 @@ async function catchUp() {
     return redraw();
   }
   const fresh = new CallState(out.id, ext);
-  const told = await getOr(`/api/calls/${encodeURIComponent(out.id)}/transcript`, []);
+  const told = await getOr(`/api/calls/${encodeURIComponent(out.id)}/transcript`, { events: [] });
   const now = performance.now();
   fresh.began = now - out.duration_ms;
-  for (const each of Array.isArray(told) ? told : told.rows ?? told.events ?? []) fresh.apply(each, now);
+  for (const each of told.events) fresh.apply(each, now);
   fresh.sync(out, now, now);
   view.transcript.clear();
   call = fresh;

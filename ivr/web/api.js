@@ -60,7 +60,7 @@ export async function getOr(path, otherwise) {
   try {
     return await get(path);
   } catch (error) {
-    if (error instanceof ApiError && [403, 404, 405].includes(error.status)) return otherwise;
+    if (error instanceof ApiError && [403, 404].includes(error.status)) return otherwise;
     throw error;
   }
 }

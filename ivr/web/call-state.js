@@ -95,6 +95,9 @@ export class CallState {
     this.armed = out.armed;
     this.strikes = out.strikes;
     this.playing = out.playing;
+    this.speaking = { caller: out.speaking.includes("caller"), agent: out.speaking.includes("agent") };
+    const offered = out.suggestion;
+    this.suggestion = offered && { ...offered, why: sentence(offered.why), until: now + offered.until_ms - out.duration_ms };
     this.rough ||= out.strikes > 0 || !["clear", "disarmed"].includes(out.rung);
     if (out.state === "live" && out.legs.includes("caller")) {
       if (this.deaf === NO_LEG) this.deaf = "";
@@ -109,8 +112,8 @@ export class CallState {
       this.countdown = {
         until: now + left,
         total: Math.max(known?.total ?? 0, left, 1),
-        kind: known?.kind ?? "",
-        why: known?.why ?? "",
+        kind: out.countdown_kind ?? "",
+        why: out.countdown_why ?? "",
       };
     }
     return true;
@@ -153,9 +156,7 @@ export class CallState {
   }
 }
 
-/** How long a step that is left to a person is offered, where the server does not say. */
-const OFFER_MS = 15_000;
-const MOVES = new Set(["rung", "strike", "signal", "action_requested", "action_failed", "leg_up", "call_ended"]);
+const MOVES = new Set(["rung", "strike", "signal", "action_requested", "action_failed", "leg_up", "call_ended", "suggestion", "suggestion_gone"]);
 const NO_LEG = "Firmline has lost the caller’s side of this call.";
 /** @type {Omit<Line, "key"|"from"|"text"|"t_ms">} */
 const BLANK = { draft: false, verdict: "", marks: [], why: "", overPrompt: false };
@@ -227,12 +228,14 @@ const HANDLERS = {
       const danger = call.rose === "safeguard";
       call.danger ||= danger;
       mark(call, data, danger ? "danger" : "seen");
-      if (data["would"] && call.mode !== "shadow") suggest(call, data, now + OFFER_MS);
     }
   },
   suggestion(call, { data, t_ms }, now) {
-    if (!data["step"]) call.suggestion = null;
-    else suggest(call, data, now + Number(data["until_ms"] ?? t_ms + OFFER_MS) - t_ms);
+    const why = sentence(String(data["why"]));
+    call.suggestion = { key: data["key"], step: String(data["step"]), why, until: now + Number(data["until_ms"]) - t_ms };
+  },
+  suggestion_gone(call) {
+    call.suggestion = null;
   },
   rung(call, { data, t_ms }) {
     const [from, to] = [/** @type {Rung} */ (data["from"]), /** @type {Rung} */ (data["to"])];
@@ -302,14 +305,6 @@ function mark(call, data, verdict) {
   line.verdict = verdict;
   line.marks = (data["words"] ?? []).map(String);
   line.why = reason(data, call.you);
-}
-
-/** @param {CallState} call @param {Record<string, any>} data @param {number} until */
-function suggest(call, data, until) {
-  const step = String(data["step"] ?? data["would"]);
-  const key = data["key"] ?? (step === "end" ? "end" : "warn");
-  const why = Array.isArray(data["why"]) ? reason(data, call.you) : sentence(String(data["why"] ?? ""));
-  call.suggestion = { key, step, why, until };
 }
 
 /**

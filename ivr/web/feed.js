@@ -18,7 +18,7 @@ import { ApiError, get } from "./api.js";
  * @property {() => Promise<void>} catchUp reads what happened before the stream; rows that come meanwhile wait for it
  * @property {(row: Row) => void} row
  * @property {(link: Link, detail: string) => void} link
- * @property {(checks: Check[]) => void} checks
+ * @property {(checks: Check[], ready: boolean) => void} checks which are told to those who mend, and none to others
  */
 
 const BACK_OFF_MS = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
@@ -122,7 +122,7 @@ export class Feed {
       if (round !== this._round) return;
       this._misses = 0;
       this.seenAt = new Date();
-      this._listener.checks(ready.checks ?? []);
+      this._listener.checks(ready.checks, ready.ready);
     } catch (error) {
       if (round !== this._round || (error instanceof ApiError && error.status !== 0)) return;
       this._misses += 1;

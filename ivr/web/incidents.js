@@ -1,99 +1,89 @@
-/** Today's incidents: what the journal holds of them, and what has happened since the page was opened. */
-import { attr, byId, el, show } from "./dom.js";
+/** Today's incidents, a call each, as the journal tells them: newest first. */
+import { attr, byId, el, show, text } from "./dom.js";
 import { icon } from "./icons.js";
-import { CATEGORIES } from "./wording.js";
 
-/** @typedef {import("./contract.js").Row} Row */
-/** @typedef {{id: string, call_id: string, at: string, ext: string, what: string, rung: string}} Incident */
+/** @typedef {import("./contract.js").Incident} Incident */
+/** @typedef {{rung: string, sign: import("./icons.js").IconName, what: string}} Reading */
 
 const MAX_SHOWN = 100;
 
-/** @type {Record<string, import("./icons.js").IconName>} */
-const SIGNS = { warned: "warn", final: "last", ending: "end", ended: "end", disarmed: "heart", failed: "last" };
+/** @type {Record<string, Reading>} */
+const OUTCOMES = {
+  transfer: { rung: "ending", sign: "person", what: "Handed to a supervisor" },
+  hangup: { rung: "ending", sign: "end", what: "Call ended" },
+  menu: { rung: "ending", sign: "end", what: "Sent to the menu" },
+};
+/** @type {Record<string, Reading>} */
+const RUNGS = {
+  cautioned: { rung: "cautioned", sign: "speak", what: "Asked" },
+  warned: { rung: "warned", sign: "warn", what: "Warned" },
+  final: { rung: "final", sign: "last", what: "Last warning" },
+  ending: { rung: "ending", sign: "end", what: "Ending begun" },
+};
 
-/**
- * A row of the journal as an incident; most rows are none.
- * @param {Row} row
- * @param {string} ext
- * @returns {Incident|null}
- */
-export function incidentOf(row, ext) {
-  const { event, data } = row;
-  const found = event === "rung" ? ofRung(data) : event === "action_failed" ? ofFailure(data) : null;
-  return found && { id: `${row.call_id} ${row.t_ms} ${found.rung}`, call_id: row.call_id, at: row.at, ext, ...found };
-}
-
-/** @param {Record<string, any>} data */
-function ofRung(data) {
-  const why = String(data["why"] ?? "");
-  switch (data["cause"]) {
-    case "safeguard":
-      return { rung: "disarmed", what: `Called for help: ${CATEGORIES["safeguard"]}` };
-    case "key_pardon":
-      return data["from"] === "ending" ? { rung: "warned", what: "Spared in the countdown" } : null;
-    case "ending_failed":
-      return { rung: "failed", what: "Ending failed; the call went on" };
-    case "prompt_heard":
-      if (data["to"] === "warned") return { rung: "warned", what: "Warned" };
-      return data["to"] === "final" ? { rung: "final", what: "Last warning" } : null;
-    default:
-      return data["to"] === "ended" ? { rung: "ended", what: `Ended: ${why}` } : null;
-  }
-}
-
-/** @param {Record<string, any>} data */
-function ofFailure(data) {
-  return ["transfer", "hangup", "menu"].includes(data["action"]) ? { rung: "failed", what: `Phone system: ${data["error"]}` } : null;
+/** @param {Incident} incident @returns {Reading} */
+function read(incident) {
+  if (incident.safeguard) return { rung: "disarmed", sign: "heart", what: "Somebody may be in danger" };
+  const ended = OUTCOMES[incident.outcome];
+  if (ended) return ended;
+  const reached = RUNGS[incident.highest_rung] ?? { rung: "clear", sign: "speak", what: "Noted" };
+  if (incident.failed_actions) return { rung: "failed", sign: "last", what: `${reached.what}; an action failed` };
+  return incident.pardons ? { ...reached, what: `${reached.what}; pardoned` } : reached;
 }
 
 export class IncidentList {
   /** @param {(id: string) => void} choose */
   constructor(choose) {
     this._choose = choose;
-    /** @type {Map<string, Incident>} */
+    /** @type {Map<string, {item: HTMLLIElement, drawn: string}>} */
     this._known = new Map();
-    /** @type {Map<string, HTMLElement>} */
-    this._drawn = new Map();
   }
 
-  /** @param {Incident|null} incident */
-  add(incident) {
-    if (incident) this._known.set(incident.id, incident);
-  }
-
-  /** @param {Set<string>} live ids of calls that can still be opened */
-  draw(live) {
+  /** @param {Incident[]} all newest first @param {Set<string>} open ids of calls that can be looked at here */
+  draw(all, open) {
     const list = byId("incidents");
-    const all = [...this._known.values()].sort((a, b) => b.at.localeCompare(a.at));
-    for (const old of all.splice(MAX_SHOWN)) this._known.delete(old.id);
-    show(byId("no-incidents"), all.length === 0);
+    const shown = all.slice(0, MAX_SHOWN);
+    show(byId("no-incidents"), shown.length === 0);
+    const keep = new Set(shown.map((incident) => incident.call_id));
+    for (const [id, { item }] of this._known) {
+      if (keep.has(id)) continue;
+      item.remove();
+      this._known.delete(id);
+    }
     /** @type {Element|null} */
     let place = list.firstElementChild;
-    for (const incident of all) {
-      const item = this._drawn.get(incident.id) ?? this._make(incident);
-      const button = item.firstElementChild;
-      if (button) attr(button, "aria-disabled", live.has(incident.call_id) ? null : "true");
+    for (const incident of shown) {
+      const { item } = this._item(incident);
+      attr(/** @type {Element} */ (item.firstElementChild), "aria-disabled", open.has(incident.call_id) ? null : "true");
       if (item === place) place = place.nextElementSibling;
       else list.insertBefore(item, place);
-    }
-    while (place) {
-      const next = place.nextElementSibling;
-      place.remove();
-      place = next;
     }
   }
 
   /** @param {Incident} incident */
-  _make(incident) {
-    const when = new Date(incident.at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    const choose = () => this._choose(incident.call_id);
-    const item = el("li", { "data-rung": incident.rung },
-      el("button", { type: "button", class: "incident", onclick: choose },
-        el("span", { class: "chip" }, icon(SIGNS[incident.rung] ?? "speak")),
-        el("span", { class: "incident-words" }, el("b", { text: incident.what }), el("small", { text: `${when} · ${incident.ext || "no extension"}` })),
-      ),
-    );
-    this._drawn.set(incident.id, item);
-    return item;
+  _item(incident) {
+    const { rung, sign, what } = read(incident);
+    const when = incident.started_at ? new Date(incident.started_at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : "";
+    const meta = [when, incident.agent_ext ?? "no extension"].filter(Boolean).join(" · ");
+    const drawn = JSON.stringify([rung, sign, what, meta]);
+    const known = this._known.get(incident.call_id) ?? { item: this._make(incident.call_id), drawn: "" };
+    this._known.set(incident.call_id, known);
+    if (known.drawn === drawn) return known;
+    known.drawn = drawn;
+    attr(known.item, "data-rung", rung);
+    known.item.querySelector(".chip")?.replaceChildren(icon(sign));
+    text(/** @type {Element} */ (known.item.querySelector("b")), what);
+    text(/** @type {Element} */ (known.item.querySelector("small")), meta);
+    return known;
+  }
+
+  /** @param {string} id */
+  _make(id) {
+    const words = el("span", { class: "incident-words" }, el("b"), el("small"));
+    const open = (/** @type {Event} */ event) => {
+      const button = /** @type {Element} */ (event.currentTarget);
+      if (button.getAttribute("aria-disabled") !== "true") this._choose(id);
+    };
+    return el("li", {}, el("button", { type: "button", class: "incident", onclick: open }, el("span", { class: "chip" }), words));
   }
 }

@@ -7,7 +7,7 @@ import { Chosen } from "./chosen.js";
 import { attr, batched, byId, el, show, text, timeOfDay } from "./dom.js";
 import { Feed } from "./feed.js";
 import { icon } from "./icons.js";
-import { incidentOf, IncidentList } from "./incidents.js";
+import { IncidentList } from "./incidents.js";
 import { recall, remember } from "./settings.js";
 import { FILTERS, WallList } from "./wall-list.js";
 
@@ -16,6 +16,8 @@ import { FILTERS, WallList } from "./wall-list.js";
 /** @typedef {import("./contract.js").Row} Row */
 
 const POLL_MS = 5_000;
+const INCIDENTS_AFTER_MS = 800;
+const INCIDENTS_EVERY_MS = 60_000;
 const AGENT = "the agent";
 const REFUSED_FOR_MS = 12_000;
 /** A call that ended stays for its panel and its incidents; more than these are forgotten, oldest first. */
@@ -34,7 +36,6 @@ let refused = "";
 let refusedUntil = 0;
 let page = { words: "", id: "", at: 0 };
 let signIn = "";
-let incidentsChanged = true;
 let myExt = recall("my-ext");
 
 const alerts = new Alerts(() => redraw());
@@ -63,8 +64,6 @@ function draw() {
     text(/** @type {Element} */ (button.lastElementChild), String(all.filter((call) => FILTERS[name]?.has(call)).length));
   }
   if (changed.has(chosen) || changed.has("all")) panel.draw(calls.get(chosen) ?? null, live, myExt, now);
-  if (incidentsChanged) incidents.draw(new Set(calls.keys()));
-  incidentsChanged = false;
   changed.clear();
   banners(now);
 }
@@ -119,19 +118,28 @@ function row(row) {
   }
   if (!call.apply(row, now)) return;
   changed.add(row.call_id);
-  incident(row, call);
+  if (INCIDENTS.has(row.event)) incidentsSoon();
   const worthy = pageWorthy(row);
   if (worthy) alarm(worthy, call);
   if (row.event === "call_ended") forget();
   redraw();
 }
 
-/** @param {Row} row @param {CallState} call */
-function incident(row, call) {
-  const found = incidentOf(row, call.ext ?? "");
-  if (!found) return;
-  incidents.add(found);
-  incidentsChanged = true;
+/** What can make a call an incident, or change how it reads. */
+const INCIDENTS = new Set(["rung", "action_failed", "call_ended"]);
+let incidentsTimer = 0;
+
+/** The journal writes behind the call: it is read a moment later, and once for many rows. */
+function incidentsSoon() {
+  if (!incidentsTimer) incidentsTimer = setTimeout(() => {
+    incidentsTimer = 0;
+    void readIncidents();
+  }, INCIDENTS_AFTER_MS);
+}
+
+async function readIncidents() {
+  const told = await getOr("/api/incidents", { incidents: [] }).catch(() => null);
+  if (told) incidents.draw(told.incidents, new Set(calls.keys()));
 }
 
 /** @param {string} worthy @param {CallState} call */
@@ -168,6 +176,7 @@ async function catchUp() {
   if (me.role === "agent") throw new ApiError(403, "This page needs a supervisor’s token.");
   if (!myExt && me.ext) myExt = me.ext;
   await sync();
+  void readIncidents();
   for (const id of chosen ? [chosen] : []) await history(id);
 }
 
@@ -208,7 +217,7 @@ async function history(id) {
   if (!told || !call) return;
   const now = performance.now();
   const fresh = new CallState(id, call.ext, AGENT);
-  for (const each of told.rows ?? told.events ?? told) fresh.apply(each, now);
+  for (const each of told.events) fresh.apply(each, now);
   fresh.lines.push(...call.lines.filter((line) => line.draft));
   const { summary, began, countdown, rung, armed, mode, strikes, playing, ended, speaking, movedAt } = call;
   Object.assign(fresh, { summary, began, countdown, rung, armed, mode, strikes, playing, ended, speaking, movedAt });
@@ -282,6 +291,7 @@ byId("sign-out").addEventListener("click", () => {
   keep("");
   location.reload();
 });
+setInterval(() => feed.link === "live" && void readIncidents(), INCIDENTS_EVERY_MS);
 setInterval(() => feed.link === "live" && void sync().catch(() => undefined), POLL_MS);
 setInterval(() => {
   const now = performance.now();

@@ -11,6 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,7 @@ from ivr.api.server import ApiServer
 from ivr.call import CallOptions
 from ivr.calls import Calls
 from ivr.clock import monotonic_ms, wall_iso
+from ivr.desk import ServiceDesk
 from ivr.drafts import DraftOptions
 from ivr.errors import PbxError
 from ivr.judge import load_pack
@@ -34,6 +36,7 @@ from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef
 from ivr.prompts import load_catalogue
 from ivr.session import CallSession, World
+from ivr.store import Journal
 from ivr.types import JournalRow, LiveEvent, LiveRow
 from policies.engine import Engine
 from policies.pack import Pack
@@ -118,6 +121,9 @@ class ScriptedPbx:
     async def pause_agent(self, call: CallRef, why: str) -> None:
         self._answer()
 
+    async def set_paused(self, agent_ext: str, *, paused: bool, why: str) -> None:
+        self._answer()
+
     def problem(self) -> str | None:
         return None
 
@@ -134,6 +140,7 @@ class Stage:
         self.ears, self.pbx = ScriptedEars(), ScriptedPbx()
         self.feed = EventFeed(max_waiting=20_000)
         self.hears = True
+        self.config_error: str | None = None
         self._metrics = Metrics("stage")
         self._port = port
         self._numbers = itertools.count(1)
@@ -150,8 +157,11 @@ class Stage:
         )
         options = CallOptions(echo_tail_ms=0, no_audio_ms=3_600_000, deaf_ms=500, drafts=DraftOptions(every_ms=0))
         self.calls = Calls(world, self._engine, lambda side: Listener(_LISTENER, side), options, self._checks)
-        self.api = ApiServer(create_app(self.calls, self._metrics, self.feed), "127.0.0.1", self._port)
-        await self.api.start()
+        self._folder = TemporaryDirectory(prefix="firmline-stage-")
+        self.journal = Journal(f"{self._folder.name}/journal.db", store_words=True, retention_s=None)
+        self.journal.start()
+        self.desk = ServiceDesk(self.journal.database, self.pbx, self._status)
+        await self.come_back()
         self._port = self.api.address[1]
         self.url = f"http://127.0.0.1:{self._port}"
         return self
@@ -161,6 +171,8 @@ class Stage:
     ) -> None:
         self.calls.close_all("the stage is struck")
         await self.api.stop()
+        await asyncio.to_thread(self.journal.stop)
+        self._folder.cleanup()
 
     async def go_dark(self) -> None:
         """The service is gone: what a page sees of a crash."""
@@ -168,16 +180,25 @@ class Stage:
 
     async def come_back(self) -> None:
         """The same address answers again."""
-        self.api = ApiServer(create_app(self.calls, self._metrics, self.feed), "127.0.0.1", self._port)
+        app = create_app(self.calls, self._metrics, self.feed, desk=self.desk)
+        self.api = ApiServer(app, "127.0.0.1", self._port)
         await self.api.start()
 
     def write(self, row: JournalRow) -> None:
+        self.journal.write(row)
+        self.desk.hear(row)
         self.feed.publish(row)
 
     def live(self, row: LiveRow) -> None:
+        self.desk.hear(row)
         self.feed.publish(row)
 
-    def _engine(self, agent_ext: str | None) -> Engine:
+    def _status(self) -> dict[str, Any]:
+        spec = self.pack.spec
+        known = {"version": "1", "ready": True, "calls": 0, "pack": self.pack.version, "mode": spec.mode.value}
+        return {**known, "queues": {}, "lag_ms": 0, "config_error": self.config_error}
+
+    def _engine(self, agent_ext: str | None, queue: str | None) -> Engine:
         return Engine(self.pack, agent_ext=agent_ext)
 
     def _checks(self) -> list[Check]:

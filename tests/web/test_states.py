@@ -175,7 +175,7 @@ async def test_danger_sounds_and_shows_on_the_wall(stage: Stage, page: Page) -> 
     await page.wait_for_selector("text=Somebody may be in danger. Extension 201.")
     assert await page.evaluate("window.tones") == 4
     assert await page.evaluate("window.notices") == ["Somebody may be in danger: Extension 201"]
-    await page.wait_for_selector("#incidents >> text=Called for help")
+    await page.wait_for_selector("#incidents >> text=Somebody may be in danger")
 
 
 async def test_wall_moves_and_touches_only_what_changed(stage: Stage, page: Page) -> None:
