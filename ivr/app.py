@@ -155,10 +155,7 @@ class App:
         self.calls = Calls(self._world, self._engine, listener_factory(config), options, self.checks, kept)
         self.calls.on_registration_changed = self._registration
         self.line = PyvoipLine(line_options)
-        if isinstance(self.control, AsteriskPbx):
-            self.control.on_call_over = self.calls.call_over
-            self.control.on_phone_key = self._phone_key
-            self.control.on_claimed = self.calls.claimed_elsewhere
+        self._listen_to_pbx()
         self.feed.agent_of = self.calls.agent_of
         hosts = api_hosts(config)
         api = create_app(self.calls, self.metrics, self.feed, access=self.access, desk=self.desk, hosts=hosts)
@@ -172,8 +169,6 @@ class App:
         self._stack.callback(self.calls.close_all, "Firmline is stopping")
         self._expose_counters()
         await self.line.start(self.calls)
-        if isinstance(self.control, AsteriskPbx):
-            self.control.on_connected = self.line.register_again
         self._stack.push_async_callback(self.control.stop)
         await self.control.start()
         if self._source is not None:
@@ -181,6 +176,15 @@ class App:
             self.reloader = Reloader(self._source, loaded, self._apply, self.metrics)
             self._stack.push_async_callback(self.reloader.stop)
             self.reloader.start()
+
+    def _listen_to_pbx(self) -> None:
+        """What an attachment that watches calls by itself has to say."""
+        if isinstance(self.control, AsteriskPbx):
+            self.control.on_call_over = self.calls.call_over
+            self.control.on_phone_key = self._phone_key
+            self.control.on_claimed = self.calls.claimed_elsewhere
+            self.control.on_progress = self.calls.ending_sent
+            self.control.on_connected = self.line.register_again
 
     def _apply(self, new: Loaded) -> Applied:
         """Changed settings, checked whole: new calls get them, live calls the pack where its ladder has their shape."""

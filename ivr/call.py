@@ -24,6 +24,7 @@ from typing import Any
 
 from audio.types import AudioFrame, Segment, SpeechEvent, SpeechKind, Transcript
 from ivr import effects as fx
+from ivr.actions import Asked, PromptTry
 from ivr.drafts import DraftOptions
 from ivr.hearing import Final, Hearing, Shown
 from ivr.keys import HeldKeys
@@ -146,8 +147,14 @@ class CallCore:
         self._legs: dict[Side, _Leg] = {}
         self._hearing = Hearing(options.drafts, self._token, lambda effect: self._out.append(effect))
         self._held_keys = HeldKeys()
+        self._try = PromptTry()
+        self._asked = Asked(
+            lambda event, now_ms, data: self._journal(event, now_ms, data),
+            lambda text: self._out.append(fx.Tell(Audience.AGENT, text)),
+        )
         self._last_token = 0
         self._play: fx.Play | None = None
+        self._stopping = False
         self._echo_until_ms: int | None = None
         self._linger_until_ms: int | None = None
         self._deaf_since: tuple[int, str] = (now_ms, "")
@@ -174,6 +181,8 @@ class CallCore:
         self._linger_until_ms = None
         self._journal(JournalEvent.LEG_UP, now_ms, {"side": side.value, "leg": leg_id})
         self._move(Happening.CALLER_UP if side is Side.CALLER else Happening.AGENT_UP)
+        if side is Side.CALLER and (again := self._try.leg_up(self._token(), now_ms)) is not None:
+            self._start(again, now_ms, again=True)
         return self._flush()
 
     def leg_down(self, leg_id: str, why: str, now_ms: int) -> list[fx.Effect]:
@@ -350,6 +359,7 @@ class CallCore:
         play = self._play
         if play is None or play.token != token or self.phase is Phase.ENDED:
             return self._flush()
+        self._try.started()
         self._echo_until_ms = None
         self._mark_over_prompt(True, now_ms)
         self._journal(JournalEvent.ACTION_DONE, now_ms, self._timing(play, first_rtp_ms=t_ms - self.started_ms))
@@ -361,18 +371,50 @@ class CallCore:
         play = self._play
         if play is None or play.token != token or self.phase is Phase.ENDED:
             return self._flush()
+        if not heard and not self._stopping and self._try.failed_to_start(why):
+            return self._flush()  # the PBX may be about to give us a new leg
+        self._prompt_over(play, heard, why, now_ms)
+        return self._flush()
+
+    def _prompt_over(self, play: fx.Play, heard: bool, why: str, now_ms: int) -> None:
+        """Heard in full, stopped, or not heard; what was not heard although it should have been is told."""
         self._play, self.playing = None, None
+        self._try.over()
         self._echo_until_ms = now_ms + self.options.echo_tail_ms
         if not heard:
             self._journal(JournalEvent.ACTION_FAILED, now_ms, {**self._timing(play), "error": why or "stopped"})
+            if not self._stopping:
+                text = f"The prompt {play.prompt} was not heard in full: {why or 'it stopped'}."
+                self._out.append(fx.Tell(Audience.AGENT, text))
         self._act(self.engine.hear(pol.PromptDone(play.prompt, now_ms, heard), now_ms), now_ms)
-        return self._flush()
+
+    def _start(self, play: fx.Play, now_ms: int, *, again: bool) -> None:
+        """Ask for a prompt on the caller's leg."""
+        self._play, self.playing, self._stopping = play, play.prompt, False
+        if not again:
+            self._try.begin(play, now_ms)
+        more = {"again": True} if again else {}
+        self._journal(JournalEvent.ACTION_REQUESTED, now_ms, self._timing(play, **more))
+        self._out.append(play)
+
+    def _prompt_due(self, now_ms: int) -> None:
+        """No packet of the prompt has left although it should have: once more if there is a leg, else that was it."""
+        due_ms, play = self._try.next_deadline_ms(), self._play
+        if due_ms is None or play is None or due_ms > now_ms:
+            return
+        if not self._try.waits:
+            self._out.append(fx.StopPlaying("no packet of it left"))
+        if self._try.may_again and Side.CALLER in self._legs:
+            self._start(self._try.again(self._token(), now_ms), now_ms, again=True)
+        else:
+            self._prompt_over(play, False, self._try.why or "no packet of it left on the caller's leg", now_ms)
 
     def ended(self, kind: EndKind | None, detail: str, now_ms: int) -> list[fx.Effect]:
         """The PBX confirmed an ending (``kind``), or no attempt succeeded (``None``): then the call goes on."""
         if self.phase is Phase.ENDED:
             return []
         self._ending = False
+        self._asked.settled()
         if kind is None and not self._legs and self._linger_until_ms is not None:
             self._linger_until_ms = now_ms + self.options.linger_ms  # they were ours to take away and to bring back
         if kind is None:
@@ -405,14 +447,26 @@ class CallCore:
     def carries_on(self, now_ms: int) -> list[fx.Effect]:
         """The caller is with the agent again after an ending that was none: legs may take their time."""
         self._ending = False
+        self._asked.settled()
         if not self._legs:
             self._linger_until_ms = now_ms + self.options.linger_ms
         self._act(self.engine.hear(pol.CarriedOn(), now_ms), now_ms)
         return self._flush()
 
-    def action_report(self, ok: bool, data: Mapping[str, Any], now_ms: int) -> list[fx.Effect]:
-        """An attempt at the PBX succeeded or failed: a row for the journal."""
-        self._journal(JournalEvent.ACTION_DONE if ok else JournalEvent.ACTION_FAILED, now_ms, data)
+    def action_asked(self, kind: str, data: Mapping[str, Any], now_ms: int) -> list[fx.Effect]:
+        """The PBX is about to be asked for something."""
+        self._asked.asked(kind, data, now_ms)
+        return self._flush()
+
+    def action_sent(self, kind: str, text: str, now_ms: int) -> list[fx.Effect]:
+        """The PBX is at it: ``text`` says what happens meanwhile."""
+        if self.phase is not Phase.ENDED:
+            self._asked.sent(kind, text, now_ms)
+        return self._flush()
+
+    def action_report(self, kind: str, ok: bool, data: Mapping[str, Any], now_ms: int) -> list[fx.Effect]:
+        """What was asked of the PBX was confirmed, or failed."""
+        self._asked.report(kind, ok, data, now_ms)
         return self._flush()
 
     def adopt(self, pack: Pack, now_ms: int) -> list[fx.Effect]:
@@ -439,6 +493,7 @@ class CallCore:
             return None
         linger_ms = None if self._ending else self._linger_until_ms  # the menu takes the legs away, and its time
         times = [self._echo_until_ms, linger_ms, self.engine.next_deadline_ms()]
+        times += [self._try.next_deadline_ms(), self._asked.next_deadline_ms()]
         if self.phase is Phase.DEAF and not self._deaf_told:
             times.append(self._deaf_since[0] + self.options.deaf_ms)
         for leg in self._legs.values():
@@ -466,6 +521,8 @@ class CallCore:
         if self._echo_until_ms is not None and self._echo_until_ms <= now_ms:
             self._echo_until_ms = None
             self._mark_over_prompt(False, now_ms)
+        self._prompt_due(now_ms)
+        self._asked.on_deadline(now_ms)
         self._act(self.engine.on_deadline(now_ms), now_ms)
         if not self._ending and self._linger_until_ms is not None and self._linger_until_ms <= now_ms:
             self._move(Happening.LINGER_OVER)
@@ -489,11 +546,12 @@ class CallCore:
     def _act_one(self, action: pol.Action, now_ms: int) -> None:
         match action:
             case pol.PlayPrompt():
-                self._play = fx.Play(self._token(), action.prompt, action.why, action.heard_ms, now_ms)
-                self.playing = action.prompt
-                self._journal(JournalEvent.ACTION_REQUESTED, now_ms, self._timing(self._play))
-                self._out.append(self._play)
+                play = fx.Play(self._token(), action.prompt, action.why, action.heard_ms, now_ms)
+                self._start(play, now_ms, again=False)
             case pol.StopPrompt():
+                self._stopping = True
+                if self._try.waits and self._play is not None:
+                    self._prompt_over(self._play, False, action.why, now_ms)
                 self._out.append(fx.StopPlaying(action.why))
             case pol.EndCall():
                 if self._ending:

@@ -155,6 +155,12 @@ class Calls:
         else:
             self._world.memory.forget(call_ref)
 
+    def ending_sent(self, call_ref: str, text: str) -> None:
+        """The PBX is at what we asked for and says how it stands."""
+        session = self._by_ref.get(call_ref)
+        if session is not None:
+            session.ending_sent(text)
+
     def claimed_elsewhere(self, call_ref: str) -> None:
         """Another Firmline has this call now."""
         session = self._by_ref.get(call_ref)

@@ -88,6 +88,7 @@ class CallSession:
         self._ending_tasks = 0
         self._over_meanwhile = False
         self._menu_end: MenuEnd | None = None
+        self._ending_kind: EndKind | None = None
         self._kept = LadderState()
         self._recalled = False
         self.leaving = False
@@ -129,6 +130,11 @@ class CallSession:
         """The pack changed; whether this call judges by it now."""
         self._do(self.core.adopt, pack)
         return self.core.engine.pack.version.startswith(pack.version)
+
+    def ending_sent(self, text: str) -> None:
+        """The PBX is at the ending that we asked for; ``text`` says what happens meanwhile."""
+        if self._ending_tasks and self._ending_kind is not None:
+            self._do(self.core.action_sent, self._ending_kind.value, text)
 
     def human_call_over(self) -> None:
         """The PBX says that the human call is over. While we are ending it ourselves, that is for the ending to say."""
@@ -343,7 +349,8 @@ class CallSession:
             "heard_ms": None if effect.heard_ms is None else effect.heard_ms - started,
             "decided_ms": effect.decided_ms - started,
         }
-        self._journal(fx.Journal(JournalEvent.ACTION_REQUESTED, monotonic_ms() - started, data))
+        self._do(self.core.action_asked, kind.value, data)
+        self._ending_kind = kind
         try:
             if kind is EndKind.HANGUP:
                 await self._world.control.hang_up(ref, effect.why)
@@ -354,14 +361,14 @@ class CallSession:
             else:
                 data |= await self._menu(self._world.menus, ref)
         except PbxError as exc:
-            self._do(self.core.action_report, False, {**data, "error": str(exc)})
+            self._do(self.core.action_report, kind.value, False, {**data, "error": str(exc)})
             return str(exc)
         except Exception as exc:
             self._world.metrics.internal_error("control")
             self._log.exception("the control call failed; the human call goes on")
-            self._do(self.core.action_report, False, {**data, "error": f"{type(exc).__name__}"})
+            self._do(self.core.action_report, kind.value, False, {**data, "error": f"{type(exc).__name__}"})
             return f"internal fault: {type(exc).__name__}"
-        self._do(self.core.action_report, True, {**data, "confirmed_ms": monotonic_ms() - started})
+        self._do(self.core.action_report, kind.value, True, {**data, "confirmed_ms": monotonic_ms() - started})
         return None
 
     async def _menu(self, menus: MenuDesk, ref: CallRef) -> dict[str, Any]:
@@ -377,14 +384,19 @@ class CallSession:
         return {"choice": choice, "reached": end.reached or None}
 
     async def _pause_agent(self, effect: fx.PauseAgent) -> None:
-        pack = self.core.engine.pack
-        data = {"action": "pause_agent", "why": effect.why, "pack": pack.version, "mode": pack.mode.value}
+        kind, pack = "pause_agent", self.core.engine.pack
+        data = {"action": kind, "why": effect.why, "pack": pack.version, "mode": pack.mode.value}
+        self._do(self.core.action_asked, kind, data)
         try:
             await self._world.control.pause_agent(CallRef(self.core.call_ref, self.core.agent_ext), effect.why)
         except PbxError as exc:
-            self._do(self.core.action_report, False, {**data, "error": str(exc)})
+            self._do(self.core.action_report, kind, False, {**data, "error": str(exc)})
+        except Exception as exc:
+            self._world.metrics.internal_error("control")
+            self._log.exception("the pause could not be asked for; the call goes on")
+            self._do(self.core.action_report, kind, False, {**data, "error": f"{type(exc).__name__}"})
         else:
-            self._do(self.core.action_report, True, data)
+            self._do(self.core.action_report, kind, True, data)
 
     def _spawn(self, coroutine: Any) -> None:
         task = self._world.loop.create_task(coroutine)

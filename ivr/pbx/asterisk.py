@@ -42,6 +42,8 @@ from policies.types import Key
 log = structlog.get_logger("firmline.pbx")
 
 SPY_OPTIONS = "qowSEu"
+HANGUP_MS, HANGUP_TRIES = 900, 2
+"""A channel goes within some ten milliseconds; both tries fit into the time in which people must know."""
 RING_MS = 5_000
 """A tap leg is answered by us at once; one that rings longer is not going to be."""
 
@@ -70,6 +72,8 @@ class AsteriskPbx:
         """Told call, agent's extension and key when an agent has pressed one on their own phone."""
         self.notes = ChannelNotes(self._ami, self._watch, self._spawn)
         self._lease = Lease(self._grip())
+        self.on_progress: Callable[[str, str], None] = lambda _ref, _text: None
+        """Told the reference of a call that is being moved, and in one sentence how that stands."""
         self.on_claimed: Callable[[str], None] = lambda _ref: None
         """Told the reference of each call that another Firmline is beside."""
         self.on_call_over: Callable[[str], None] = lambda _ref: None
@@ -281,6 +285,7 @@ class AsteriskPbx:
         for target in targets:
             refusal = await unreachable(self._ami, self._options.context, target)
             if refusal is None:
+                self.on_progress(call.ref, f"{target} is ringing; the caller waits")
                 moved = True
                 refusal = await self._redirect(call, target)
             if refusal is None:
@@ -291,6 +296,7 @@ class AsteriskPbx:
         told = "; ".join(refusals)
         if not moved:
             raise PbxError(f"transfer: {told}; the caller stays with the agent")
+        self.on_progress(call.ref, f"{told}; the caller is being brought back to {call.agent_ext}")
         back = await self._redirect(call, call.agent_ext)
         raise PbxError(f"transfer: {told}; " + (back or f"the caller is back with agent {call.agent_ext}"))
 
@@ -330,9 +336,15 @@ class AsteriskPbx:
         await self._lease.must_be_ours(watched)
         caller = self._watch.channel(watched.caller)
         assert caller is not None
-        await self._ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
-        if not await self._until(lambda: self._watch.channel(caller.uniqueid) is None, self._options.ami.timeout_ms):
-            raise PbxError("hangup: the PBX took the request, but the caller's channel is still there")
+        for _ in range(HANGUP_TRIES):
+            try:
+                await self._ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
+            except PbxError:
+                if self._watch.channel(caller.uniqueid) is not None:
+                    raise
+            if await self._until(lambda: self._watch.channel(caller.uniqueid) is None, HANGUP_MS):
+                return
+        raise PbxError("hangup: the PBX took the request, but the caller's channel is still there")
 
     async def pause_agent(self, call: CallRef, why: str) -> None:
         """Pause the agent in every queue they are a member of, for ``pause_ms``.

@@ -144,6 +144,7 @@ def test_call_prompt_that_never_left_does_not_raise_the_rung() -> None:
     bench.utter(INSULT)
     play = bench.all(fx.Play)[-1]
     bench.take(bench.core.prompt_done(play.token, False, "no leg to the caller", bench.now_ms))
+    bench.wait(2_000)
     assert bench.core.engine.rung.value == "clear"
     assert bench.rows(JournalEvent.ACTION_FAILED)[0]["error"] == "no leg to the caller"
 

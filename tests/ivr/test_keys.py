@@ -36,6 +36,9 @@ def test_other_key_or_other_person_is_not_held_back() -> None:
     held = HeldKeys()
     assert held.fresh(AGENT, 0)
     assert held.fresh(Hotkey(Key.PARDON, "agent:201"), 10) and held.fresh(Hotkey(Key.WARN, "supervisor:1"), 20)
+    assert held.fresh(AGENT, 30), "another key in between: the first was let go"
+    held = HeldKeys()
+    assert held.fresh(AGENT, 0)
     assert not held.fresh(AGENT, HELD_MS - 1) and not held.fresh(AGENT, 2 * HELD_MS - 2)
     assert held.fresh(AGENT, 3 * HELD_MS - 2)
 
@@ -45,4 +48,4 @@ def test_sources_of_one_call_are_bounded() -> None:
     held = HeldKeys()
     for number in range(10 * MAX_SOURCES):
         held.fresh(Hotkey(Key.WARN, f"ops:{number}"), number)
-    assert len(held._last_ms) == MAX_SOURCES
+    assert len(held._last) == MAX_SOURCES

@@ -113,16 +113,16 @@ async def test_prompt_playing_when_the_caller_hangs_up_leaves_nothing_behind(sit
 
 
 async def test_two_hundred_keys_pressed_at_once_harm_nobody(site: Site) -> None:
-    """A stuck key: each press is answered, no prompt is cut or ends the call, the other call's insult is warned."""
+    """A stuck key is one press: all are answered, one warning is heard, and the other call's insult is warned."""
     call, other = await asyncio.gather(site.call(), site.call())
     speaking = asyncio.create_task(other.insulted())
     answers = await asyncio.gather(*(site.post(f"/api/agents/{call.ext}/warn") for _ in range(200)))
-    assert {answer.status_code for answer in answers} == {200}
+    answered = {answer.status_code for answer in answers}
+    assert 200 in answered and answered <= {200, 429}  # the API takes so many keys a second and no more
     await speaking
     await other.until("rung", to="warned")
     await call.until("rung", to="warned")
-    await call.until("hotkey", times=200)
     await call.caller.wait_quiet(200, 5)
-    assert await call.in_ear(call.caller) in (["warning"], ["final_warning", "warning"])
+    assert call.count("hotkey") == 1 and await call.in_ear(call.caller) == ["warning"]
     assert call.count("action_failed") == 0 and call.count("rung", to="ending") == 0 and await site.well()
     await asyncio.gather(call.caller.hang_up(), other.caller.hang_up())

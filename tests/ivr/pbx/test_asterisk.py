@@ -125,8 +125,11 @@ async def test_transfer_that_nobody_answers_brings_the_caller_back_to_the_agent(
         caller, agent = await talking(world, "pat", "201")
         silent = await Phone.create(world.stack, "299", auto_answer=False)
         await beside.ears.both()
+        said: list[str] = []
+        beside.pbx.on_progress = lambda _ref, text: said.append(text)
         with pytest.raises(PbxError, match="nobody answered at 299 .*; the caller is back with agent 201"):
             await beside.pbx.transfer(beside.call, "299", "test")
+        assert said[0] == "299 is ringing; the caller waits" and "brought back to 201" in said[1] and len(said) == 2
         await asyncio.wait_for(agent.in_call.wait(), 2)
         assert caller.in_call.is_set() and not silent.in_call.is_set()
         await beside.ears.until(lambda: len(beside.ears.ever) == 4 and set(beside.ears.legs) == {"caller", "agent"})
