@@ -29,6 +29,9 @@ import numpy as np
 from audio.level import dbov
 from audio.types import PTIME_MS, AudioFrame, Segment, SegmentKind, SpeechEvent, SpeechKind
 
+LULL_MS = 60
+"""A gap between two words; the closure of a stop consonant is shorter."""
+
 
 class State(StrEnum):
     """Where one leg's speech stands."""
@@ -209,8 +212,12 @@ class Endpointer:
         return self._apply(Cue.COMPLETE) if end_ms == self._last_voiced_ms else []
 
     def draft(self, from_ms: int) -> Segment | None:
-        """The running segment from ``from_ms`` to now, or ``None`` while there is none or nothing voiced in it."""
-        if self.state not in (State.SPEAKING, State.STOPPING):
+        """The running segment from ``from_ms`` to now, or ``None`` while there is none or nothing voiced in it.
+
+        Also ``None`` once a pause has lasted :data:`LULL_MS`: nothing new is said in it, and either an offer comes,
+        which shows all words, or it is over in a moment.
+        """
+        if self.state not in (State.SPEAKING, State.STOPPING) or self._silence_ms >= LULL_MS:
             return None
         first = next((at for at, kept in enumerate(self._kept) if kept.frame.end_ms > from_ms), len(self._kept))
         found = self._segment(self._kept[first:], cut=False, kind=SegmentKind.DRAFT)

@@ -88,6 +88,10 @@ CLOCK_KEYS = frozenset({"heard_ms", "decided_ms", "start_ms", "end_ms"})
 """Keys of the engine's records that hold times on the clock."""
 
 
+RAISED_DB = 6.0
+"""So far over the usual level of this party, what is said is looked at more often."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """Per-call settings, already validated.
@@ -117,6 +121,8 @@ class _Leg:
     last_frame_ms: int | None = None
     silence_told: bool = False
     talking: bool = False
+    raised: bool = False
+    """Louder than this party usually is."""
 
 
 class CallCore:
@@ -243,7 +249,8 @@ class CallCore:
             for heard in leg.listener.hear(frame, now_ms):
                 self._heard(leg, heard, now_ms)
         if leg.talking and self._transcribes(leg.side):
-            self._hearing.look(leg.side, leg.listener.draft, now_ms, tense=self.engine.rung is not Rung.CLEAR)
+            tense = leg.raised or self.engine.rung is not Rung.CLEAR
+            self._hearing.look(leg.side, leg.listener.draft, now_ms, tense=tense)
         return self._flush()
 
     def transcribed(self, token: int, transcript: Transcript, now_ms: int) -> list[fx.Effect]:
@@ -267,10 +274,12 @@ class CallCore:
             self._out.append(fx.Live(LiveEvent.SPEAKING, now_ms - self.started_ms, data))
             self._measured(TurnHeard(leg.side, leg.talking, heard.t_ms), now_ms)
         elif isinstance(heard, LevelSample):
+            if heard.over_baseline_db is not None:
+                leg.raised = heard.over_baseline_db >= RAISED_DB
             if leg.side is Side.CALLER:
                 self._measured(LevelHeard(heard.t_ms, heard.dbov, heard.over_baseline_db), now_ms)
         elif isinstance(heard, Segment) and self._transcribes(leg.side):
-            for said in self._hearing.segment(leg.side, heard):
+            for said in self._hearing.segment(leg.side, heard, now_ms):
                 self._words(said, now_ms)
 
     def _measured(self, event: Measured, now_ms: int) -> None:

@@ -203,7 +203,7 @@ class EndpointingConfig(Section):
     vad_aggressiveness: Annotated[int, Field(ge=0, le=3)] = 2
     onset_ms: Annotated[int, Field(ge=PTIME_MS, le=500)] = 60
     hangover_ms: Annotated[int, Field(ge=PTIME_MS, le=2_000)] = 300
-    tail_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 160
+    tail_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 200
     end_at_sentence: bool = False
     pre_roll_ms: Annotated[int, Field(ge=0, le=1_000)] = 240
     min_speech_ms: Annotated[int, Field(ge=PTIME_MS, le=1_000)] = 120

@@ -100,6 +100,10 @@ class Drafts:
         token, self.token = self.token, None
         return token
 
+    def offered(self, now_ms: int) -> None:
+        """An offer, which shows all words so far, was asked for: the next look comes one interval later."""
+        self._asked_ms = now_ms
+
     def began(self, now_ms: int) -> None:
         """Speech began: the first look comes one interval later."""
         if self._asked_ms is None:

@@ -73,13 +73,14 @@ class Hearing:
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
         self._ears = {side: _Ear(Drafts(options)) for side in Side}
 
-    def segment(self, side: Side, segment: Segment) -> list[Final]:
+    def segment(self, side: Side, segment: Segment, now_ms: int) -> list[Final]:
         """An offer or a final out of the listener; returns the words that now count."""
         ear = self._ears[side]
         if segment.kind is SegmentKind.OFFER:
             self._forget(ear.drafts.forget())
             self._drop_offer(ear)
             ear.offer = _Offer(self._ask(side, segment), segment)
+            ear.drafts.offered(now_ms)
             return []
         self._forget(ear.drafts.over())
         offer = ear.offer

@@ -84,7 +84,7 @@ class Listener:
         return self._marked(self._endpoint.finish(now_ms))
 
     def draft(self, from_ms: int) -> Segment | None:
-        """A look at what is being said, from ``from_ms`` on; ``None`` while nothing is."""
+        """A look at what is being said, from ``from_ms`` on; ``None`` while nothing is, or a pause lasts."""
         found = self._endpoint.draft(from_ms)
         return None if found is None else replace(found, over_prompt=self._over_prompt)
 

@@ -76,6 +76,10 @@ class Engine:
         self._agent_ext = agent_ext
         self._state = LadderState()
         self._offer: Offer | None = None
+        self._glimpse: tuple[int, Category, frozenset[str]] | None = None
+        """What the last partial was: where its utterance began, its category and the words that made it so."""
+        self._counted_to_ms: int | None = None
+        """Words that began before this were counted while they were said."""
 
     @property
     def pack(self) -> Pack:
@@ -192,6 +196,7 @@ class Engine:
             return []
         # A partial is shown and changes a moment later: words and rules are enough for it, meaning is read of finals.
         verdict = judge(heard.text, self._pack) if heard.final else by_words(heard.text, self._pack)[1]
+        unripe = self._unripe(heard, verdict)
         track = self._pack.track_of(verdict.category)
         if verdict.category in (Category.CIVIL, Category.VENTING):
             return []
@@ -199,13 +204,21 @@ class Engine:
         move = Move(Cause.SAFEGUARD, now_ms, plain, track=track, heard_ms=heard.end_ms)
         if track is None:
             return [self._record("signal", heard, verdict, now_ms, held="this pack does not count it")]
-        if (held := self._held(heard, verdict, track)) is not None:
+        if (held := unripe or self._held(heard, verdict, track)) is not None:
             self._not_civil(heard, now_ms)
             return [self._record("signal", heard, verdict, now_ms, held=held)]
         if verdict.category is Category.SAFEGUARD:
             signal = self._record("signal", heard, verdict, now_ms, held=None)
             return [signal, *self._withdrawn(), *self._without_prompt(self._act(move))]
         step = ladder.next_step(self._pack, self._state, track, verdict.confidence)
+        if not heard.final:
+            if step is Step.END:
+                return [
+                    self._record(
+                        "signal", heard, verdict, now_ms, held="only a partial hypothesis; endings want finals"
+                    )
+                ]
+            self._counted_to_ms = heard.end_ms
         return self._count(heard, verdict, step, ladder_move(step, move))
 
     def _count(self, heard: Utterance, verdict: Verdict, step: Step, move: Move) -> list[Action]:
@@ -215,11 +228,26 @@ class Engine:
         strike = self._record("strike", heard, verdict, move.now_ms, step=step.value)
         return [strike, *self._act(move)]
 
+    def _unripe(self, heard: Utterance, verdict: Verdict) -> str | None:
+        """Why words that are still being said do not count yet, or why their final does not count again.
+
+        A partial counts where the pack says so, once two in a row say the same of one utterance (the later may say
+        more). Somebody in danger is believed on finals only: it disarms the whole call.
+        """
+        words = frozenset(heard.text[m.start : m.end].lower() for m in verdict.matches)
+        before, self._glimpse = self._glimpse, None if heard.final else (heard.start_ms, verdict.category, words)
+        if heard.final:
+            again = self._counted_to_ms is not None and heard.start_ms < self._counted_to_ms
+            counts = again and verdict.category is not Category.SAFEGUARD
+            return "counted already, while it was said" if counts else None
+        wanted = self._pack.spec.guards.warn_on_partials and verdict.category is not Category.SAFEGUARD
+        same = before is not None and before[:2] == (heard.start_ms, verdict.category) and before[2] <= words
+        stands = wanted and same and before is not None and bool(before[2])
+        return None if stands else "only a partial hypothesis"
+
     def _held(self, heard: Utterance, verdict: Verdict, track: str) -> str | None:
         """Why these words do not count, or ``None`` when they do."""
         state, spec = self._state, self._pack.spec
-        if not heard.final:
-            return "only a partial hypothesis"
         if not heard.speech_confirmed:
             return "not confirmed as speech"
         if verdict.category is Category.SAFEGUARD:

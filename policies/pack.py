@@ -202,6 +202,9 @@ class GuardsSpec(_Model):
     """Bars that an utterance must clear before its words count."""
 
     min_avg_logprob: float = Field(default=-0.7, ge=-10.0, le=0.0)
+    warn_on_partials: bool = Field(
+        default=False, description="warn while the words are still being said, once they stood in two looks in a row"
+    )
 
 
 Span = Annotated[int, Field(ge=0, le=120_000)]

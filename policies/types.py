@@ -46,7 +46,8 @@ class EndKind(StrEnum):
 class Utterance:
     """Words heard on one leg.
 
-    ``final`` is false for a revisable partial hypothesis: partials never end a call. ``speech_confirmed`` says that
+    ``final`` is false for a revisable partial hypothesis: partials never end a call,
+    and warn only where the pack says so. ``speech_confirmed`` says that
     the ears' guards agree that this was speech. ``over_prompt`` says that our own prompt was playing to this party:
     such words are recorded, never counted.
     """

@@ -244,6 +244,17 @@ def test_draft_is_the_running_speech_from_a_given_time_and_disturbs_nothing() ->
     assert len(segments(run(endpointer, "." * 15, start_ms=1000))[0].samples) == 58 * 160
 
 
+def test_draft_is_not_given_while_a_pause_lasts() -> None:
+    """Nothing new is said in it; the offer at its end shows all, and a gap between two words is no pause."""
+    endpointer = Endpointer(OPTIONS)
+    run(endpointer, "v" * 50 + "..")
+    assert endpointer.draft(0) is not None
+    run(endpointer, ".", start_ms=1040)
+    assert endpointer.draft(0) is None
+    run(endpointer, "v", start_ms=1060)
+    assert endpointer.draft(0) is not None
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("v.xcs"), st.integers(1, 60)), max_size=30))
 def test_any_stream_keeps_edges_paired_and_segments_ordered(runs: list[tuple[str, int]]) -> None:

@@ -46,6 +46,14 @@ def test_draft_is_due_one_interval_after_the_onset_and_after_each_look() -> None
     assert (drafts.due(2_399, tense=False), drafts.due(2_400, tense=False)) == (False, True)
 
 
+def test_draft_after_an_offer_waits_one_interval() -> None:
+    """The offer showed every word so far."""
+    drafts = Drafts(OPTIONS)
+    drafts.began(1_000)
+    drafts.offered(1_600)
+    assert (drafts.due(2_299, tense=False), drafts.due(2_300, tense=False)) == (False, True)
+
+
 def test_drafts_are_looked_at_more_rarely_while_the_recogniser_does_not_come_to_them() -> None:
     """Twice as rare at once, up to the slowest; back little by little."""
     drafts = Drafts(OPTIONS)

@@ -157,6 +157,26 @@ def test_two_people_talking_over_each_other_both_keep_their_words() -> None:
     assert by_side == {side.value: f"words of {side.value}" for side in Side}
 
 
+def test_caller_who_gets_louder_is_looked_at_more_often() -> None:
+    """Six decibels over their own usual level; and as rarely as before once the voice is down again."""
+    options = CallOptions(drafts=DraftOptions(every_ms=2_000, tense_every_ms=200))
+    bench = Bench(listener=LISTENER, options=options, both=False)
+
+    def looks(loudness: float) -> int:
+        talk = np.concatenate([(speech("pat_billing") * loudness).astype(np.int16), silence(600)])
+        first = answered = len(bench.open_segments())
+        for at in range(0, len(talk), 800):
+            bench.hear(talk[at : at + 800])
+            for each in bench.open_segments()[answered:]:
+                bench.said(each, "words", final=each.segment.kind is not SegmentKind.DRAFT)
+            answered = len(bench.open_segments())
+        return sum(each.segment.kind is SegmentKind.DRAFT for each in bench.open_segments()[first:])
+
+    usual = [looks(0.1) for _ in range(3)][-1]
+    assert 1 <= usual <= 3
+    assert looks(0.5) > 2 * usual
+
+
 @pytest.mark.slow
 def test_ten_minutes_of_monologue_keep_window_queue_and_lag_where_they_were() -> None:
     """Faster than real time: no look gets longer, nothing piles up, and the last words come as soon as the first."""

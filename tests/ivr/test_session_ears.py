@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from audio.endpoint import EndpointOptions
-from audio.types import Pcm
+from audio.types import Pcm, Segment
 from audio.wavio import frames
 from ivr.asr import AsrPool
 from ivr.call import CallCore, CallOptions
@@ -92,6 +93,20 @@ async def live_call(pool: AsrPool, watch: Watch, options: CallOptions) -> tuple[
     return session, leg
 
 
+def bare(text: str) -> list[str]:
+    return re.sub(r"[^\w' ]", "", text.lower()).split()
+
+
+def overlap_ms(watch: Watch) -> int:
+    """How long caller and agent were both talking, by the journal."""
+    spans: dict[str, list[tuple[int, int]]] = {"caller": [], "agent": []}
+    for row in watch.rows:
+        if row.event is JournalEvent.UTTERANCE:
+            spans[str(row.data["side"])].append((row.data["start_ms"], row.data["end_ms"]))
+    pairs = ((c, a) for c in spans["caller"] for a in spans["agent"])
+    return sum(max(0, min(c[1], a[1]) - max(c[0], a[0])) for c, a in pairs)
+
+
 def say(session: CallSession, leg: TapLeg, samples: Pcm, from_ms: int) -> int:
     """All at once, as frames that follow each other; returns where they end."""
     made = list(frames(samples, 8_000, start_ms=from_ms))
@@ -117,6 +132,32 @@ async def test_session_shows_an_offers_words_and_counts_them_when_the_pause_is_o
     assert watch.words() == [shown.data["words"]] and "twice" in str(shown.data["words"])
     assert pool.stats().decoded == decoded + 1
     assert not [row for row in watch.rows if row.event not in set(JournalEvent)]
+
+
+async def test_session_hears_two_people_who_talk_at_once_both_to_the_end(pool: AsrPool) -> None:
+    """Two legs, frame by frame together, one recogniser: neither transcript lacks or gains a word."""
+    watch = Watch()
+    options = CallOptions(transcribe_agent=True, drafts=DraftOptions(every_ms=500))
+    session, caller = await live_call(pool, watch, options)
+    agent = TapLeg("agent-leg")
+    session.leg_up(agent, Side.AGENT)  # type: ignore[arg-type]
+    said = {caller.id: speech("pat_billing"), agent.id: speech("sam_refund")}
+    began_ms, longest = monotonic_ms(), max(map(len, said.values()))
+    streams = {
+        leg.id: frames(
+            np.concatenate([said[leg.id], silence((longest - len(said[leg.id])) // 8 + 800)]), 8_000, start_ms=began_ms
+        )
+        for leg in (caller, agent)
+    }
+    for both in zip(*streams.values(), strict=False):
+        for leg, frame in zip((caller, agent), both, strict=True):
+            session.frames(leg, [frame])  # type: ignore[arg-type]
+    await watch.until(lambda: not session._asked and len(watch.words()) >= 2)
+    for side, name in (("caller", "pat_billing"), ("agent", "sam_refund")):
+        rows = [row.data for row in watch.rows if row.event is JournalEvent.UTTERANCE and row.data["side"] == side]
+        alone = await pool.submit(Segment(speech(name), 8_000, 0, 0, 0))
+        assert bare(" ".join(str(row["words"]) for row in rows)) == bare(alone.text)
+    assert overlap_ms(watch) > 1_000
 
 
 async def test_session_promotes_an_offer_that_is_still_being_decoded(pool: AsrPool) -> None:

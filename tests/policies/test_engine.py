@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ivr.judge import load_pack
 from policies.ladder import LadderState, Rung
 from policies.pack import Mode, Pack, Step
 from policies.types import (
+    Action,
     Audience,
     CallEnded,
     Conduct,
@@ -24,6 +27,7 @@ from policies.types import (
     StartCountdown,
     StopCountdown,
     StopPrompt,
+    Utterance,
 )
 from tests.policies.bench import Bench, ends, prompts, records
 
@@ -310,6 +314,63 @@ def test_safeguard_from_a_partial_is_recorded_only(standard: Pack) -> None:
     bench = Bench(standard)
     bench.say("I want to kill myself", final=False)
     assert bench.engine.rung is Rung.CLEAR
+
+
+def hinting(standard: Pack) -> Pack:
+    """The standard pack, told to warn while words are still being said."""
+    guards = standard.spec.guards.model_copy(update={"warn_on_partials": True})
+    return replace(standard, spec=standard.spec.model_copy(update={"guards": guards}))
+
+
+def look(bench: Bench, text: str, start_ms: int, end_ms: int, *, final: bool = False) -> list[Action]:
+    """One look at an utterance that goes on, or its final."""
+    bench.now_ms = end_ms
+    heard = Utterance(text, Side.CALLER, start_ms, end_ms, final)
+    out = bench.engine.hear(heard, end_ms)
+    bench.log += out
+    return out
+
+
+def test_partial_that_stands_in_two_looks_warns_once_where_the_pack_says_so(standard: Pack) -> None:
+    """In mid-sentence; the final of the same words is not counted again, whatever became of the prompt."""
+    bench = Bench(hinting(standard))
+    assert prompts(look(bench, "you", 0, 700)) == []
+    assert prompts(look(bench, "you useless idiot", 0, 1_400)) == []
+    assert prompts(look(bench, "you useless idiot who", 0, 2_100)) == ["warning"]
+    assert prompts(look(bench, "you useless idiot who cannot", 0, 2_800)) == []
+    bench.done("warning", heard=False)
+    out = look(bench, "you useless idiot who cannot even listen", 0, bench.now_ms, final=True)
+    assert [r.data["held"] for r in records(out, "signal")] == ["counted already, while it was said"]
+    assert len(records(bench.log, "strike")) == 1
+
+
+def test_partial_that_is_revised_or_of_another_utterance_does_not_warn(standard: Pack) -> None:
+    """Two looks in a row at the same words of the same utterance, nothing less."""
+    bench = Bench(hinting(standard))
+    for text, start_ms in ((INSULT, 0), ("you used less oil", 0), (INSULT, 0), (INSULT, 5_000), (THREAT, 5_000)):
+        assert prompts(look(bench, text, start_ms, bench.now_ms + 700)) == []
+    assert bench.engine.state == LadderState()
+
+
+def test_ending_never_comes_from_partials(standard: Pack) -> None:
+    """However often they say the same: the rung stays until a final has it."""
+    bench = Bench(hinting(standard))
+    bench.strike(INSULT)
+    bench.wait(20_000)
+    rung, start_ms = bench.engine.rung, bench.now_ms
+    for at in range(1, 12):
+        out = look(bench, INSULT, start_ms, start_ms + at * 700)
+        assert prompts(out) == ends(out) == []
+        assert bench.engine.rung is rung
+    assert prompts(look(bench, INSULT, start_ms, bench.now_ms + 700, final=True)) == ["closing_transfer"]
+
+
+def test_safeguard_from_partials_is_recorded_only_even_where_partials_warn(standard: Pack) -> None:
+    """It would disarm the whole call on a hypothesis."""
+    bench = Bench(hinting(standard))
+    for at in range(1, 5):
+        look(bench, "I want to kill myself", 0, at * 700)
+    assert bench.engine.rung is Rung.CLEAR and not records(bench.log, "strike")
 
 
 # --- people -----------------------------------------------------------------------------------------------------------
