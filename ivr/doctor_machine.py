@@ -22,10 +22,9 @@ from ivr.config import Config
 from ivr.database import EVENTS, Database, sqlite_path
 from ivr.doctor_finding import Finding, Level, ok
 from ivr.errors import FirmlineError
-from ivr.judge import load_pack
 from ivr.limits import BESIDES_LEGS
 from ivr.models import resolve_model
-from ivr.parts import load_prompts
+from ivr.parts import load_prompts, load_rules
 
 DISK_FAULT_BYTES, DISK_WARN_BYTES = 100_000_000, 1_000_000_000
 NO_AUDIO_DAYS = 7
@@ -185,14 +184,14 @@ def model(config: Config) -> Finding:
 def prompts(config: Config) -> Iterator[Finding]:
     """The pack and every prompt that it may ask for."""
     try:
-        pack = load_pack(config.policy.pack)
+        pack, queues = load_rules(config)
     except FirmlineError as exc:
         yield Finding(
             Level.FAULT, "pack", str(exc), "mend the lines named; a running service keeps its old pack meanwhile"
         )
         return
     try:
-        catalogue = load_prompts(config, pack)
+        catalogue = load_prompts(config, pack, *queues.values())
     except FirmlineError as exc:
         step = "record or render what is missing: firmline prompts render FOLDER; then set prompts.directory to it"
         yield Finding(Level.FAULT, "prompts", str(exc), step)

@@ -256,7 +256,11 @@ class Reloader:
         if loaded is None:
             self._refuse(error)
         elif asked or not first or (loaded.pack.version, loaded.config) != self._begun:
-            self._take(loaded)
+            try:
+                self._take(loaded)
+            except Exception as exc:
+                _log.exception("settings could not be taken")
+                self._refuse(f"internal fault while taking the settings: {type(exc).__name__}; restart to be sure")
 
     async def _try(self, files: set[Path]) -> tuple[Loaded | None, str]:
         try:

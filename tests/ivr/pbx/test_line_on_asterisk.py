@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ivr.demo.stack import Stack
+from ivr.doctor_sip import ask_registrar
 from ivr.lines.base import RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.lines.transactions import Timers
@@ -49,6 +50,10 @@ async def test_line_registers_with_digest_refreshes_and_takes_itself_off(asteris
     try:
         await ears.until(lambda: state(line) is RegistrationState.REGISTERED)
         assert contacts(asterisk) == 1
+        asked = await ask_registrar(line_options(asterisk))
+        wrong = await ask_registrar(line_options(asterisk, password="wrong"))
+        assert (asked.status, asked.asked_for_password, wrong.status) == (200, True, 401)
+        assert contacts(asterisk) == 1  # the doctor only asks
         with contextlib.suppress(TimeoutError):  # two of its lives: the registrar looks for expired ones every second
             await asyncio.wait_for(asyncio.Event().wait(), 4)
         assert contacts(asterisk) == 1
