@@ -194,6 +194,7 @@ class Reloader:
         self._looks = 0
         self._task: asyncio.Task[None] | None = None
         self._begun = loaded.pack.version, loaded.config
+        self._last = loaded.config
         self.status = ConfigStatus(clock.wall_iso(), loaded.pack.version)
         metrics.config_in_force(clock.wall_s())
 
@@ -264,7 +265,11 @@ class Reloader:
 
     async def _try(self, files: set[Path]) -> tuple[Loaded | None, str]:
         try:
-            return await asyncio.to_thread(_without_collecting, load_whole, self._source, files), ""
+            loaded = await asyncio.to_thread(_without_collecting, load_whole, self._source, files)
+            if loaded.config == Config() != self._last:
+                # Cut off at its beginning, an honest file reads as "everything at its default": full mode, no PBX.
+                return None, f"{self._source.path}: holds no setting; taken for half-written (a restart would take it)"
+            return loaded, ""
         except ConfigError as exc:
             return None, str(exc)
         except Exception as exc:
@@ -273,6 +278,7 @@ class Reloader:
 
     def _take(self, loaded: Loaded) -> None:
         applied = self._apply(loaded)
+        self._last = loaded.config
         gc.freeze()  # a pack is some ten thousand objects; left among the young, a collection would stall the loop
         was_refused = self.status.error is not None
         self.status = ConfigStatus(clock.wall_iso(), loaded.pack.version, None, applied.restart)

@@ -108,6 +108,9 @@ async def test_reload_half_written_and_vanished_files_change_nothing(tmp_path: P
         await watched.refuses("No such file")
         (tmp_path / "config.yaml").unlink()
         await watched.refuses("config.yaml: no such file")
+        (tmp_path / "mine.yaml").write_text(PACK % 6_000)
+        (tmp_path / "config.yaml").touch()
+        await watched.refuses("config.yaml: holds no setting")
         assert watched.taken == []
         (tmp_path / "config.yaml").write_text(f"policy: {{pack: {tmp_path}/mine.yaml}}\n")
         (tmp_path / "mine.yaml").write_text(PACK % 7_000)
