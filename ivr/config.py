@@ -168,6 +168,8 @@ class AsteriskConfig(Section):
     secret: str = ""
     tls: ManagerTlsConfig = Field(default_factory=ManagerTlsConfig)
     agents: list[Pattern] = Field(default=[])
+    queues: list[Pattern] = Field(default=[])
+    variable: Annotated[str, Field(max_length=40, pattern=r"^([A-Za-z][A-Za-z0-9_]*)?$")] = ""
     colleagues: list[Pattern] = Field(default=[])
     tap_endpoint: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.+-]*$")] = ""
     context: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.-]+$")] = "from-internal"
@@ -190,10 +192,12 @@ class PbxConfig(Section):
     @model_validator(mode="after")
     def _asterisk_is_whole(self) -> Self:
         if self.kind == "asterisk":
-            missing = [key for key in ("secret", "agents") if not getattr(self.asterisk, key)]
+            asterisk = self.asterisk
+            missing = [] if asterisk.secret else ["asterisk.secret"]
+            if not (asterisk.agents or asterisk.queues or asterisk.variable):
+                missing.append("asterisk.agents (or queues, or variable)")
             if missing:
-                keys = " and ".join(f"asterisk.{key}" for key in missing)
-                raise ValueError(f"kind is asterisk, so {keys} must be set")
+                raise ValueError(f"kind is asterisk, so {' and '.join(missing)} must be set")
         return self
 
 

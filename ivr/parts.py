@@ -21,6 +21,7 @@ from ivr.listener import Listener, ListenerOptions
 from ivr.menu import MenuOptions
 from ivr.models import ResolvedModel, resolve_model
 from ivr.pbx.ami import AmiOptions
+from ivr.pbx.guarded import MarkOptions
 from ivr.pbx.inquiry import AsteriskOptions
 from ivr.pbx.phone_keys import PhoneKeyOptions
 from ivr.prompts import load_catalogue
@@ -191,6 +192,7 @@ def asterisk_options(config: Config) -> AsteriskOptions:
         answer_ms=asterisk.answer_timeout_ms,
         pause_ms=asterisk.pause_s * 1000,
         transfer_to=pbx.transfer_to,
+        marks=MarkOptions(tuple(asterisk.queues), asterisk.variable),
         keys=PhoneKeyOptions(asterisk.keys.digits, asterisk.keys.agents, asterisk.keys.timeout_ms),
     )
 

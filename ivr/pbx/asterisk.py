@@ -30,6 +30,7 @@ from ivr.facts import CallFacts
 from ivr.lines.base import HEADER_CALL, HEADER_SIDE
 from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
+from ivr.pbx.guarded import mark_of
 from ivr.pbx.guests import Guests, Hands
 from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
 from ivr.pbx.lease import MOVE, RUN, Grip, Lease, channel_of
@@ -66,7 +67,6 @@ class AsteriskPbx:
         self._tap_problem: str | None = None
         self._deaf_problem: str | None = None
         self._probe = EventProbe()
-        self.guests = Guests(self._hands())
         self._keys = PhoneKeys(options.keys)
         self.on_phone_key: Callable[[str, str, Key], None] = lambda _ref, _ext, _key: None
         """Told call, agent's extension and key when an agent has pressed one on their own phone."""
@@ -74,6 +74,7 @@ class AsteriskPbx:
         self._lease = Lease(self._grip())
         self.on_progress: Callable[[str, str], None] = lambda _ref, _text: None
         """Told the reference of a call that is being moved, and in one sentence how that stands."""
+        self.guests = Guests(self._hands())
         self.on_claimed: Callable[[str], None] = lambda _ref: None
         """Told the reference of each call that another Firmline is beside."""
         self.on_call_over: Callable[[str], None] = lambda _ref: None
@@ -118,9 +119,29 @@ class AsteriskPbx:
         if event.event == "OriginateResponse" and self._watch.asked(event.get("ActionID")) is not None:
             self._placed(event)
         self._carry_out(self._watch.hear(event, monotonic_ms()))
+        if event.event == "BridgeEnter" and self._options.marks:
+            self._look_for_mark(event.get("Uniqueid"))
         for future in list(self._waiting):
             if not future.done():
                 future.set_result(None)
+
+    def _look_for_mark(self, uniqueid: str) -> None:
+        channel = self._watch.channel(uniqueid)
+        if channel is not None and self._watch.guarded.could_matter(channel):
+            self._spawn(self._read_marks(("Channel", channel.name)))
+
+    async def _read_marks(self, *which: tuple[str, str]) -> None:
+        """Ask for queue and variable, of one channel or of all."""
+        options = self._options.marks
+        try:
+            rows = await self._ami.event_list("Status", *which, ("Variables", options.asked()))
+        except PbxError as exc:  # gone already; or the connection, and then the next login asks anew
+            log.debug("channel not read", error=str(exc))
+            return
+        for row in rows:
+            mark = mark_of(row, options) if row.event == "Status" else None
+            if mark is not None:
+                self._carry_out(self._watch.mark(row.get("Uniqueid"), mark, monotonic_ms()))
 
     def _hear_key(self, event: AmiMessage) -> None:
         """Keys count on the channel of a guarded agent in a call, whoever else presses what."""
@@ -171,6 +192,8 @@ class AsteriskPbx:
         backlog, self._backlog = self._backlog or [], None
         for event in backlog:
             self._hear(event)
+        if self._options.marks:
+            await self._read_marks()
         log.info("calls of the PBX read", channels=len(channels))
         await self._pauses.adopt()
         self._spawn(self._probe_events())
@@ -369,6 +392,7 @@ class AsteriskPbx:
             self._ami,
             self._watch,
             self._options,
+            self._lease,
             self._together,
             self._redirect,
             self._until,

@@ -25,6 +25,7 @@ from ivr.errors import PbxError
 from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallerGone, CallRef, NobodyThere
 from ivr.pbx.inquiry import AsteriskOptions, extension_exists, unreachable
+from ivr.pbx.lease import Lease
 from ivr.pbx.watch import CallWatch, Command, WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
@@ -41,6 +42,7 @@ class Hands:
     ami: AmiClient
     watch: CallWatch
     options: AsteriskOptions
+    lease: Lease
     together: Callable[[CallRef], WatchedCall]
     redirect: Callable[[WatchedCall, str], Awaitable[str | None]]
     until: Callable[[Callable[[], bool], int], Awaitable[bool]]
@@ -89,6 +91,7 @@ class Guests:
         """
         hands = self._hands
         watched = hands.together(call)
+        await hands.lease.must_be_ours(watched)
         caller = hands.watch.channel(watched.caller)
         assert caller is not None
         home = await self._home(watched)
@@ -164,8 +167,10 @@ class Guests:
             refusal = await unreachable(hands.ami, hands.options.context, target, must_be_idle=idle)
             if refusal is None:
                 moved = True
+                await hands.lease.moving(watched)
                 refusal = await self._redirected(watched, target)
             if refusal is None:
+                hands.lease.moved(watched, for_good=target != agent)
                 self._settle(watched, handed_on=target != agent)
                 log.info("caller sent on", call_ref=watched.ref, target=target)
                 return target
@@ -174,6 +179,7 @@ class Guests:
         if not moved:
             raise NobodyThere(f"menu: {told}")
         await self._redirected(watched, agent)
+        hands.lease.moved(watched, for_good=False)
         raise PbxError(f"menu: {told}; {agent} was rung for the caller")
 
     async def _redirected(self, watched: WatchedCall, target: str) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ivr.errors import PbxError
 from ivr.facts import CallFacts, phone_number, queue_name
 from ivr.pbx.ami import AmiClient, AmiMessage, AmiOptions
+from ivr.pbx.guarded import MarkOptions
 from ivr.pbx.phone_keys import PhoneKeyOptions
 
 NEEDED_ACTIONS = {
@@ -43,6 +44,7 @@ class AsteriskOptions:
     fallbacks: tuple[str, ...] = ()
     transfer_to: str = ""
     keys: PhoneKeyOptions = PhoneKeyOptions()
+    marks: MarkOptions = MarkOptions()
     answer_ms: int = 20_000
     pause_ms: int = 60_000
 

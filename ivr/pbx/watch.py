@@ -19,13 +19,13 @@ a prefix (u).
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ivr.pbx.ami import AmiMessage
 from ivr.pbx.claims import Claims
+from ivr.pbx.guarded import Guarded, Mark
 from policies.types import Side
 
 RELEASE_MS = 3_000
@@ -36,7 +36,6 @@ TAP_PREFIX = "firmline-tap-"
 STEADY_MS = 5_000
 """A tap that lived so long was sound: when it goes, the next one is tried at once."""
 
-_INTERNAL = ("Local/", "Message/", "AsyncGoto/", "Surrogate/", "CBAnn/", "CBRec/", "ConfBridge", "Announcer/")
 _ENDPOINT = re.compile(r"^[A-Za-z0-9]+/(?P<endpoint>.+?)(?:-[0-9a-f]+)?(?:;\d)?$")
 
 
@@ -156,7 +155,7 @@ class CallWatch:
         """
         self._run_id = run_id
         self.claims = Claims(us)
-        self._us, self._agents, self._colleagues = us, tuple(agents), tuple(colleagues)
+        self._us, self.guarded = us, Guarded(us, agents, colleagues)
         self._channels: dict[str, Channel] = {}
         self._calls: dict[str, WatchedCall] = {}
         self._taps: dict[str, tuple[WatchedCall, Side]] = {}
@@ -321,6 +320,13 @@ class CallWatch:
             self._drop(tap, why)
         return self._flush()
 
+    def mark(self, uniqueid: str, mark: Mark, now_ms: int) -> list[Command]:
+        """A channel was found to be of a guarded queue, or marked by the dialplan."""
+        if uniqueid in self._channels:
+            self.guarded.marks[uniqueid] = mark
+        self._settle(now_ms)
+        return self._flush()
+
     def settle_move(self, call: WatchedCall, *, handed_on: bool, now_ms: int) -> list[Command]:
         """The move is over: the caller is with somebody else for good, or the call is as it was."""
         call.held, call.handed_on = False, handed_on
@@ -381,6 +387,7 @@ class CallWatch:
         self.claims.gone(uniqueid)
         self._tap_gone(uniqueid, now_ms, failed=False)
         self._channels.pop(uniqueid, None)
+        self.guarded.marks.pop(uniqueid, None)
         call = self._calls.pop(uniqueid, None)
         if call is not None:
             for tap in call.taps.values():
@@ -406,7 +413,7 @@ class CallWatch:
     def _settle(self, now_ms: int) -> None:
         """Bring calls and taps into line with who is in which bridge."""
         for channel in list(self._channels.values()):
-            if channel.uniqueid not in self._calls and self._is_caller(channel) and self._agent_of(channel):
+            if channel.uniqueid not in self._calls and self.guarded.is_caller(channel) and self._agent_of(channel):
                 self._new_call(channel)
         for call in self._calls.values():
             self._settle_call(call, now_ms)
@@ -431,7 +438,7 @@ class CallWatch:
                     self._drop(tap, "the caller is no longer with a guarded agent")
             return
         call.apart_since_ms = None
-        call.agent, call.agent_ext = agent.uniqueid, agent.endpoint
+        call.agent, call.agent_ext = agent.uniqueid, self.guarded.ext_of(caller, agent)
         if self._claimed_elsewhere(call):
             return
         self._settle_tap(call, Side.CALLER, caller, now_ms)
@@ -497,24 +504,17 @@ class CallWatch:
         """The guarded agent this caller speaks with, by bridge or, through Local, by Linkedid; the last to come."""
         if not caller.bridge:
             return None
-        agents = [
+        near = [
             c
             for c in self._channels.values()
-            if c.bridge and self._is_agent(c) and (c.bridge == caller.bridge or c.linkedid == caller.linkedid)
+            if c.bridge and (c.bridge == caller.bridge or c.linkedid == caller.linkedid)
         ]
+        agents = self.guarded.agents_of(caller, near)
         beside = [c for c in agents if c.bridge == caller.bridge]
         return max(beside or agents, key=lambda c: c.entered, default=None)
 
     def _is_party(self, channel: Channel) -> bool:
         return channel.endpoint != self._us
-
-    def _is_agent(self, channel: Channel) -> bool:
-        return not channel.name.startswith(_INTERNAL) and _matches(channel.endpoint, self._agents)
-
-    def _is_caller(self, channel: Channel) -> bool:
-        if channel.name.startswith(_INTERNAL):
-            return False
-        return not _matches(channel.endpoint, self._agents) and not _matches(channel.endpoint, self._colleagues)
 
     def _flush(self) -> list[Command]:
         out, self._out = self._out, []
@@ -524,10 +524,6 @@ class CallWatch:
 def _claim(caller: str) -> str:
     """The Uniqueid that says whose a call is: see ``ivr.pbx.claims``."""
     return f"{TAP_PREFIX}{caller}-{Side.CALLER.value}"
-
-
-def _matches(endpoint: str, patterns: Sequence[str]) -> bool:
-    return bool(endpoint) and any(fnmatch.fnmatchcase(endpoint, pattern) for pattern in patterns)
 
 
 def _age(linkedid: str) -> tuple[float, str]:

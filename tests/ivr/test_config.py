@@ -65,7 +65,10 @@ def test_config_yaml_comments_every_key() -> None:
         ("api:\n  public_hosts: ['https://x']\n", "c.yaml:2: api.public_hosts"),
         ("api:\n  trusted_proxies: [proxy]\n", "c.yaml:2: api.trusted_proxies: expected networks"),
         ("api:\n  port: 1\n  port: 2\n", "c.yaml:3: api.port: key given twice; first on line 2"),
-        ("pbx:\n  kind: asterisk\n", "kind is asterisk, so asterisk.secret and asterisk.agents must be set"),
+        (
+            "pbx:\n  kind: asterisk\n",
+            "so asterisk.secret and asterisk.agents (or queues, or variable) must be set",
+        ),
         ("pbx:\n  asterisk:\n    agents: ['2 1']\n", "c.yaml:3: pbx.asterisk.agents"),
         ("pbx:\n  asterisk:\n    context: 'a,b'\n", "c.yaml:3: pbx.asterisk.context"),
         ("a: [1\n", "c.yaml:2: not valid YAML"),

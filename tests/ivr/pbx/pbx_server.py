@@ -243,6 +243,11 @@ exten => _2XX,1,Dial(PJSIP/${EXTEN},30)
  same => n,Hangup()
 exten => 600,1,Queue(support)
 exten => pat,1,Dial(PJSIP/pat,30)
+exten => 610,1,Set(__FIRMLINE=1)
+ same => n,Set(FIRMLINE_AGENT=7001)
+ same => n,Dial(PJSIP/202,30)
+exten => 611,1,Set(FIRMLINE=agent)
+ same => n,Dial(PJSIP/pat,30)
 exten => 201,hint,PJSIP/201
 exten => 299,hint,PJSIP/299
 exten => 700,1,Park()

@@ -13,6 +13,7 @@ from ivr.demo.phones import Phone
 from ivr.doctor import manager_step
 from ivr.errors import PbxError
 from ivr.pbx.base import CallRef
+from ivr.pbx.guarded import MarkOptions
 from ivr.pbx.inquiry import survey
 from ivr.pbx.pauses import PAUSE_REASON
 from ivr.pbx.phone_keys import PhoneKey, PhoneKeyOptions
@@ -476,3 +477,45 @@ async def test_agent_leaves_and_joins_their_queue_by_key(world: World) -> None:
         assert beside.keys == []
         await caller.hang_up()
         await world.channels_settle(lambda names: not names)
+
+
+async def test_call_of_a_guarded_queue_is_tapped_whoever_answers_and_other_calls_are_not(world: World) -> None:
+    """No agent is named: the queue says that it matters, on 600 and not on a call to the same phone."""
+    async with Beside(world, agents=(), marks=MarkOptions(queues=("supp*",))) as beside:
+        caller, agent = await talking(world, "pat", "201", target="201")
+        await world.stack.clock.pause(300)
+        assert beside.ears.ever == []
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+        await caller.dial(world.at_pbx("600"))
+        await asyncio.wait_for(agent.in_call.wait(), 3)
+        await beside.ears.both()
+        heads = [leg.headers for leg in beside.ears.ever]
+        assert [(h["x-firmline-agent"], h["x-firmline-queue"]) for h in heads] == [("201", "support")] * 2
+        assert {h["x-firmline-side"]: h["x-firmline-number"] for h in heads} == {"caller": "pat", "agent": "pat"}
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
+async def test_call_marked_by_the_dialplan_is_tapped_with_the_right_side_for_each_party(world: World) -> None:
+    """FIRMLINE=1 on the caller, inherited by the agent's channel; FIRMLINE=agent where the agent dials; live ones."""
+    customer, agent = await world.phone("pat"), await world.phone("202")
+    await customer.dial(world.at_pbx("610"))
+    async with Beside(world, agents=(), marks=MarkOptions(variable="FIRMLINE")) as beside:
+        ears = beside.ears
+        await ears.both()  # found live: the call was there before us
+        await customer.hang_up()
+        await ears.until(lambda: not ears.legs)
+        for dialler, target, ext in ((customer, "610", "7001"), (agent, "611", "202")):
+            await asyncio.wait_for(asyncio.gather(customer.over.wait(), agent.over.wait()), 2)
+            ears.ever.clear()
+            await dialler.dial(world.at_pbx(target))
+            await ears.both()
+            for phone, hz in ((customer, 440), (agent, 1000)):
+                world.stack.spawn(_say(phone, hz))
+            await ears.until(lambda: all(len(ears.heard[side]) > 60 for side in ("caller", "agent")))
+            assert abs(ears.loudest_hz("caller") - 440) < 8 and abs(ears.loudest_hz("agent") - 1000) < 8
+            assert [leg.headers["x-firmline-agent"] for leg in ears.ever] == [ext] * 2
+            await dialler.hang_up()
+            await ears.until(lambda: not ears.legs)
+    await world.channels_settle(lambda names: not names)
