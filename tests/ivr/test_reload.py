@@ -224,11 +224,13 @@ async def _bad_then_good(site: Site, call: LiveCall) -> None:
     wanted = f"quick.yaml:{bad_line + 1}: tracks.person.min_confidence"
     await eventually(lambda: _true(lambda: wanted in site.log()))
     assert await site.metric("firmline_config_reload_failed") == 1
+    assert wanted in (await site.get("/api/status")).json()["config_error"]
     await call.warned()
     assert call.count("signal", action="pack_changed") == 0
     by_rename(pack, good + tracks)
     os.kill(site.service.pid, signal.SIGHUP)
     await eventually(lambda: _ok_again(site))
+    assert (await site.get("/api/status")).json()["config_error"] is None
 
 
 def _ok_again(site: Site) -> Awaitable[bool]:
