@@ -60,8 +60,8 @@ def manager_step(error: str, where: str) -> str:
             "compare secret= in manager.conf with pbx.asterisk.secret, and let permit= of that user hold our address "
             "(deny=0.0.0.0/0.0.0.0, permit=OUR.ADDRESS/255.255.255.255); then `manager reload`"
         )
-    if "may not do" in error:
-        return "add the rights named to write= of the user in manager.conf, then `manager reload`"
+    if "may not do" in error or "no events reach" in error:
+        return "`firmline pbx-check` prints the lines to paste into manager.conf; then `manager reload` on the PBX"
     if "no Asterisk manager" in error:
         return f"something else answers at {where}: the manager's port is 5038 unless manager.conf says otherwise"
     if "refused" in error.lower():

@@ -147,3 +147,4 @@ async def test_doctor_manager_interface_that_does_not_listen_is_told() -> None:
     (found,) = await pbx(config(pbx={"kind": "asterisk", "asterisk": asterisk}))
     assert found.level is Level.FAULT and "enabled=yes" in found.what + found.next_step
     assert "permit=" in manager_step("refused user firmline", "pbx:5038")
+    assert "pbx-check" in manager_step("no events reach manager user firmline", "pbx:5038")
