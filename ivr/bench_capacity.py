@@ -268,6 +268,7 @@ def _heard(calls: Sequence[Call], report: LoadReport, watch: Watch, metrics: str
     return {
         "lines said": lines,
         "lines without a final": unheard,
+        "finals dropped by the guards": sum(count for why, count in watch.dropped.items() if why not in LOST),
         "finals lost": sum(watch.dropped[why] for why in LOST),
         "finals the watcher missed": round(counted) - watch.finals,
         "WER %": round(100 * measured.errors / max(1, measured.words), 1),

@@ -7,6 +7,7 @@ import pytest
 
 from ivr.bench_capacity import faults_of
 from ivr.bench_ears import Truth
+from ivr.bench_load import complaints
 from ivr.bench_speech import RATE_HZ, Line
 from ivr.bench_traffic import Call, Material, Said, clips_of, plan_calls
 
@@ -96,3 +97,13 @@ def test_faults_say_in_words_what_went_wrong() -> None:
         "a sound was heard that nobody expected",
         "left over afterwards: 2 tasks",
     ]
+
+
+def test_sipps_log_is_told_without_what_is_no_fault() -> None:
+    """The end of a leg's time, which the scenario waits for, and a late answer to a call that is over."""
+    over = "2026-11-22\t02:35:12.295841\t1795314912.29: Call-Id: 1-8477@127.0.0.1, receive timeout on message legs:5, "
+    log = "The following events occurred:\n" + (over + "jumping to label 6") * 2
+    log += "2026-11-22\t03:02:33\t17: Dead call 58-1@127.0.0.1 (successful), received 'SIP/2.0 200 OK\nCSeq: 2 BYE\n\n'"
+    assert complaints(log) == ""
+    refused = "2026-11-22\t03:02\t17: Aborting call on unexpected message: 'SIP/2.0 486 Busy Here\n'"
+    assert complaints(log + refused) == refused
