@@ -2,7 +2,7 @@
 
 Every labelled line is spoken in several voices, passed through mu-law at 8 kHz, clean and with white noise 10 dB under
 the speech, heard with the ears of a live call (voice activity, endpointing, recogniser, its guards), without and with
-an ``initial_prompt``, and judged by the engine as a live call's finals are. The same lines as text are the yardstick.
+an ``initial_prompt``, and judged as a live call's finals are. The same lines as text are the yardstick.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ivr.judge import load_pack
 from ivr.models import resolve_model
 from ivr.parts import asr_options, listener_factory
 from ivr.tuning import Labelled
-from policies.engine import Engine
-from policies.pack import Mode, Pack
-from policies.types import Record, Side, Utterance
+from policies.pack import Pack
+from policies.types import Side
+from policies.verdict import judge
 
 NOISE_DB = 10.0
 PROMPT = (
@@ -64,8 +64,7 @@ class JudgementBench:
     """
 
     def __init__(self, config: Config, pack: str, prompt: str = PROMPT) -> None:
-        loaded = load_pack(pack)
-        self._pack = replace(loaded, spec=loaded.spec.model_copy(update={"mode": Mode.FULL}))
+        self._pack = load_pack(pack)
         self._config = config
         model = resolve_model(config.ears.model, offline=config.ears.offline)
         options = asr_options(config)
@@ -126,20 +125,15 @@ class JudgementBench:
         return [Heard(each.text, each.avg_logprob) for each in said if each.text and not each.dropped]
 
     def strikes(self, heard: Sequence[Heard]) -> bool:
-        """Whether the engine counts a strike when these are said one after the other."""
+        """See :func:`counts_strike`."""
         return counts_strike(self._pack, heard)
 
 
 def counts_strike(pack: Pack, heard: Sequence[Heard]) -> bool:
-    """A call of these finals, under this pack: is one of them counted?"""
-    engine, now_ms = Engine(pack), 0
-    for each in heard:
-        start_ms, now_ms = now_ms, now_ms + 1_500
-        said = Utterance(each.text, Side.CALLER, start_ms, now_ms, avg_logprob=each.avg_logprob)
-        actions = engine.hear(said, now_ms)
-        if any(isinstance(action, Record) and action.event == "strike" for action in actions):
-            return True
-    return False
+    """Whether one of these finals counts toward the tracks of a person, as ``firmline tune`` counts text; what the
+    recogniser was not sure of counts for nobody, as in a live call."""
+    sure = [each for each in heard if each.avg_logprob >= pack.spec.guards.min_avg_logprob]
+    return any(judge(each.text, pack).strike for each in sure)
 
 
 def on_a_line(samples: Pcm, rate_hz: int, noise_dbov: float, seed: int) -> Pcm:
