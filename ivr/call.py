@@ -479,19 +479,24 @@ class CallCore:
         return self._flush()
 
     def adopt(self, pack: Pack, now_ms: int) -> list[fx.Effect]:
-        """The pack file changed: judge by it from now on if its ladder has the same shape; the journal says which."""
-        before = self.engine.pack.version
+        """The rule changed: judge by it from now on if its ladder has the same shape; the journal says which."""
+        old = self.engine.pack
         took = self.engine.adopt(pack)
         if took:
             self._conduct.adopt(self.engine.pack.spec.conduct)
-        if self.phase is not Phase.ENDED and pack.version != before:
-            now = self.engine.pack.version
-            why = f"the pack changed from {before}" if took else f"the ladder of {pack.version} is built otherwise"
-            self._journal(
-                JournalEvent.SIGNAL,
-                now_ms,
-                {"action": "pack_changed" if took else "pack_kept", "pack": now, "why": why},
+        before = old.version.partition("+")[0]
+        if self.phase is Phase.ENDED or (pack.version, pack.mode) == (before, old.mode):
+            return self._flush()
+        if took:
+            action, why = "pack_changed", f"the pack changed from {before}"
+        elif pack.version == before:
+            action, why = (
+                "pack_kept",
+                f"the mode {pack.mode.value} is for new calls; this one stays in {old.mode.value}",
             )
+        else:
+            action, why = "pack_kept", f"the ladder of {pack.version} is built otherwise, or goes as far as {pack.mode}"
+        self._journal(JournalEvent.SIGNAL, now_ms, {"action": action, "why": why, **self._by_pack()})
         return self._flush()
 
     # --- time ---------------------------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ class CallSession:
     def adopt(self, pack: Pack) -> bool:
         """The pack changed; whether this call judges by it now."""
         self._do(self.core.adopt, pack)
-        return self.core.engine.pack.version.startswith(pack.version)
+        now = self.core.engine.pack
+        return now.version.startswith(pack.version) and now.mode is pack.mode
 
     def ending_sent(self, text: str) -> None:
         """The PBX is at the ending that we asked for; ``text`` says what happens meanwhile."""

@@ -171,10 +171,8 @@ class WebhookSender:
 
     def hear(self, row: JournalRow) -> None:
         """One journal row. Never blocks and never raises: a call must not notice its watchers."""
-        if not self._hooks:
-            return
         try:
-            for message in self._events.hear(row):
+            for message in self._events.hear(row):  # without endpoints too: one may be added in mid-call
                 bodies: dict[bool, str] = {}
                 for hook in self._hooks.values():
                     if message.event in hook.events:
@@ -223,8 +221,8 @@ class WebhookSender:
                         _log.error("webhook messages given up: too old", count=buried)
                     kept = await self._in_thread(self._outbox.waiting)
                     self._waiting = Counter(kept) + Counter(letter.endpoint for letter in self._new)
-            except _BROKEN as exc:
-                _log.warning("webhook outbox cannot be written now", error=str(exc).splitlines()[0])
+            except Exception as exc:
+                _log.warning("webhook outbox cannot be written now", error=_first_line(exc))
                 await _wait(asyncio.Event(), KEEP_AGAIN_MS)
                 continue
             await _wait(self._wake_keeper, PRUNE_EVERY_MS)
@@ -265,8 +263,8 @@ class WebhookSender:
                     if outcome.endpoint_down:
                         # Nothing else would fare better now; not woken by new messages, or a dead receiver is hammered.
                         await _wait(asyncio.Event(), backoff_ms(self._options, failures, random.random()))
-                except _BROKEN as exc:
-                    _log.warning("webhook outbox cannot be read now", endpoint=name, error=str(exc).splitlines()[0])
+                except Exception as exc:  # a disk's fault or ours: the endpoint must not be forgotten for it
+                    _log.warning("webhook outbox cannot be used now", endpoint=name, error=_first_line(exc))
                     await _wait(asyncio.Event(), max(KEEP_AGAIN_MS, backoff_ms(self._options, failures, 0.5)))
 
     async def _post(self, client: httpx.AsyncClient, name: str, letter: Letter) -> Outcome:
@@ -314,6 +312,11 @@ async def _wait(event: asyncio.Event, ceiling_ms: int) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ceiling_ms / 1000):
             await event.wait()
+
+
+def _first_line(exc: Exception) -> str:
+    """Without statement or parameters of SQL: they hold what is in the message."""
+    return (str(exc).splitlines() or [""])[0][:200] or type(exc).__name__
 
 
 def _now_ms() -> int:

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ivr.call import CallCore, CallOptions
 from ivr.config import Config, load_config, parse_config
+from ivr.effects import Journal
+from ivr.judge import load_pack
 from ivr.metrics import Metrics
 from ivr.reload import Applied, ConfigSource, Loaded, Reloader, in_force, load_whole
 from policies.engine import Engine
+from policies.pack import Mode
 from policies.types import Hotkey, Key, PromptDone, Side, Utterance
 from tests.ivr.receiver import SECRET, Receiver
 from tests.ivr.service import LiveCall, Site, eventually
@@ -165,7 +169,6 @@ def test_in_force_takes_what_needs_no_restart_and_names_the_rest() -> None:
 
 def test_engine_adopts_thresholds_in_mid_call_and_refuses_another_ladder(tmp_path: Path) -> None:
     """Rung and strikes stay; the new bar holds for the next words; a pack with other steps is not taken."""
-    from ivr.judge import load_pack
 
     def pack(text: str) -> Engine:
         (tmp_path / "p.yaml").write_text(f"name: p\nextends: standard\nmeaning: {{enabled: false}}\n{text}")
@@ -182,6 +185,26 @@ def test_engine_adopts_thresholds_in_mid_call_and_refuses_another_ladder(tmp_pat
     assert engine.rung == "warned" and engine.strikes == 1 and engine.pack.version != before
     (held,) = engine.hear(Utterance("you useless idiot", Side.CALLER, 9_000, 10_000), 10_000)
     assert held.data["held"] == "not sure enough to count" and held.data["pack"] == engine.pack.version  # type: ignore[union-attr]
+
+
+def test_call_keeps_its_mode_and_the_journal_says_so(tmp_path: Path) -> None:
+    """A changed mode is for new calls; a changed threshold is taken; the same rule again is no news."""
+
+    def told(text: str, mode: Mode | None = None) -> list[tuple[str, str]]:
+        (tmp_path / "p.yaml").write_text(f"name: p\nextends: standard\nmeaning: {{enabled: false}}\n{text}")
+        effects = call.adopt(load_pack(tmp_path / "p.yaml").in_mode(mode), 1_000)
+        rows = [effect.data for effect in effects if isinstance(effect, Journal)]
+        return [(row["action"], row["why"]) for row in rows]
+
+    (tmp_path / "p.yaml").write_text("name: p\nextends: standard\nmeaning: {enabled: false}\n")
+    engine = Engine(load_pack(tmp_path / "p.yaml"), adjustment="disability")
+    call = CallCore("1.1", "201", engine, lambda _side: pytest.fail("no leg"), CallOptions(), 0)
+    assert told("") == []
+    assert told("", Mode.WARN) == [("pack_kept", "the mode warn is for new calls; this one stays in full")]
+    ((action, why),) = told("timing: {grace_ms: 5000}")
+    assert action == "pack_changed" and why.startswith("the pack changed from p@")
+    assert told("timing: {grace_ms: 5000}") == [] and engine.pack.adjustment == "disability"
+    assert told("ending: {kind: hangup}")[0][0] == "pack_kept"
 
 
 # --- the real service -------------------------------------------------------------------------------------------------
