@@ -50,6 +50,8 @@ class ServiceProcess:
         self.folder = folder
         self.ready: dict[str, str] = {}
         self.on_row = on_row
+        self.token = ""
+        """Sent with every request, where the config names tokens."""
         self._config: dict[str, dict[str, Any]] = {
             "line": {"local_port": 0},
             "api": {"port": 0},
@@ -118,7 +120,7 @@ class ServiceProcess:
     async def _follow(self) -> None:
         url = self.ready["api"].replace("http://", "ws://") + "/api/events?words=1"
         with contextlib.suppress(websockets.ConnectionClosed, OSError):
-            async with websockets.connect(url, proxy=None) as socket:
+            async with websockets.connect(url, proxy=None, additional_headers=self._headers) as socket:
                 self._watching.set()
                 async for text in socket:
                     self.on_row(json.loads(text))
@@ -126,7 +128,7 @@ class ServiceProcess:
     async def press(self, ext: str, key: str) -> dict[str, Any]:
         """Press a key for an agent, as a softphone would."""
         async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.post(f"{self.ready['api']}/api/agents/{ext}/{key}")
+            answer = await client.post(f"{self.ready['api']}/api/agents/{ext}/{key}", headers=self._headers)
         answer.raise_for_status()
         pressed: dict[str, Any] = answer.json()
         return pressed
@@ -134,7 +136,11 @@ class ServiceProcess:
     async def get(self, path: str) -> httpx.Response:
         """GET from its API."""
         async with httpx.AsyncClient(trust_env=False) as client:
-            return await client.get(f"{self.ready['api']}{path}")
+            return await client.get(f"{self.ready['api']}{path}", headers=self._headers)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def kill(self) -> None:
         """SIGKILL: what a crash looks like to the calls."""

@@ -27,6 +27,7 @@ from websockets.typing import Subprotocol
 
 from ivr.api.access import Access
 from ivr.api.app import create_app
+from ivr.api.base import Desk
 from ivr.api.feed import EventFeed
 from ivr.api.parts import api_access, api_hosts, api_reach
 from ivr.api.rates import Buckets, Rate
@@ -48,7 +49,15 @@ ROW = JournalRow("c1", JournalEvent.UTTERANCE, "2026-01-01T00:00:01.000+00:00", 
 class Guarded:
     """An API with a call of 201 and one of 202, and tokens of every kind."""
 
-    def __init__(self, folder: Path, *, only_here: bool = True, hosts: tuple[str, ...] = (), reach: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        only_here: bool = True,
+        hosts: tuple[str, ...] = (),
+        reach: Reach | None = None,
+        desk: Desk | None = None,
+    ) -> None:
         self.file = TokenFile(folder / "tokens.json")
         self.token = {
             "agent": self.file.add(Role.AGENT, "201", "Jo", None, NOW),
@@ -68,7 +77,7 @@ class Guarded:
             now_s=lambda: self.now_s,
             now_ms=lambda: self.now_ms,
         )
-        self.app = create_app(self.directory, Metrics("1"), self.feed, access=access, hosts=hosts)
+        self.app = create_app(self.directory, Metrics("1"), self.feed, access=access, desk=desk, hosts=hosts)
         self.server = ApiServer(self.app, "127.0.0.1", 0, reach or Reach())
 
     @property
