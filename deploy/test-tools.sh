@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure that the programs the tests drive are there: sipp (a SIP peer), espeak-ng and flite (voices),
-# Chromium and npm (the pages; axe-core comes by npm).
+# Chromium and npm (the pages; axe-core comes by npm), Xvfb and xdotool (a desktop whose keys are pressed).
 # Installs them when run as root on Debian or Ubuntu; else says what to install and fails. Quick when all is there.
 set -euo pipefail
-declare -A package=([sipp]=sip-tester [espeak-ng]=espeak-ng [flite]=flite [chromium]=chromium [npm]=npm)
+declare -A package=([sipp]=sip-tester [espeak-ng]=espeak-ng [flite]=flite [chromium]=chromium [npm]=npm
+  [Xvfb]=xvfb [xdotool]=xdotool)
 missing=()
 for tool in "${!package[@]}"; do
   command -v "$tool" >/dev/null || missing+=("${package[$tool]}")

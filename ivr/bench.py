@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ivr.bench_keys import KeyWatch, key_row
 from ivr.demo.control import ControlServer
 from ivr.demo.exchange import Exchange
 from ivr.demo.run import faster
@@ -35,15 +36,19 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 async def bench_reaction(out: Path, runs: int, progress: Any) -> dict[str, Any]:
-    """``runs`` abusive calls one after the other: end of the abusive words to the first prompt packet.
+    """``runs`` abusive calls one after the other: end of the abusive words to the first prompt packet; then ``runs``
+    presses of the warn key: press to packet.
 
     Raises:
         FirmlineError: the service or a phone could not be started, or a call brought no prompt.
     """
     story, found = Story(), [[], []]  # type: tuple[Story, list[list[Reaction]]]
 
+    watch = KeyWatch()
+
     def on_row(row: Row) -> None:
         story.take(row)
+        watch.take(row)
 
     script = faster(load_script(), REACTION_SPEED)
     async with Stack() as stack:
@@ -62,8 +67,10 @@ async def bench_reaction(out: Path, runs: int, progress: Any) -> dict[str, Any]:
                     for bucket, reaction in zip(found, reactions, strict=True):
                         bucket.append(reaction)
                     progress(f"run {number + 1} of {runs}: {reactions[0].words_to_rtp_ms} ms")
+                progress("keys ...")
+                pressed = await key_row(cast, service, watch, script.scenes["abusive"].caller, runs)
                 await exchange.stop()
-    return {"bench": "reaction", "runs": runs, "rows": [_reaction_row(bucket) for bucket in found]}
+    return {"bench": "reaction", "runs": runs, "rows": [*(_reaction_row(bucket) for bucket in found), pressed]}
 
 
 def _reaction_row(reactions: Sequence[Reaction]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def _folder(out: Path | None) -> Path:
 @shared_options
 @click.pass_obj
 def bench_reaction(context: Context, runs: int, as_json: bool, out: Path | None) -> None:
-    """End of the abusive words to the first prompt packet at the caller: median and worst.
+    """End of the abusive words, or a key press, to the first prompt packet at the caller: median and worst.
 
     \b
     Example:

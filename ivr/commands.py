@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ivr import token_command  # noqa: F401  registers itself
+from ivr import hotkey_command, token_command  # noqa: F401  register themselves
 from ivr.cli import Context, cli, shared_options
 from ivr.cli_output import emit, quiet_logging, set_logging, table
 from ivr.config import Config

@@ -19,7 +19,7 @@ from tests.ivr.calls import silence, speech
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["run", "demo", "check", "judge", "transcribe", "replay", "tune", "prompts list", "prompts render"]
-COMMANDS += ["bench reaction", "bench capacity", "token add", "token list", "token remove"]
+COMMANDS += ["bench reaction", "bench capacity", "token add", "token list", "token remove", "hotkey"]
 COMMANDS += ["webhooks test", "webhooks list", "report", "doctor"]
 
 
