@@ -34,6 +34,8 @@ from ivr.judge import load_pack
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "deploy").glob("*/README.md"))]
+ELSEWHERE = {"api.md": ROOT / "tests" / "ivr" / "test_api_docs.py"}
+"""Documents whose commands need more than a service (a live call, tokens): run, line by line, by a test there."""
 FENCE = re.compile(r"^( *)```(\w+)([^\n`]*)\n(.*?)^ *```$", re.S | re.M)
 COMMAND_S = 60
 
@@ -76,7 +78,7 @@ def blocks(*kinds: str) -> list[Block]:
     return found
 
 
-COMMANDS = blocks("sh", "console", "bash", "shell")
+COMMANDS = [b for b in blocks("sh", "console", "bash", "shell") if b.document.name not in ELSEWHERE]
 RUN = [block for block in COMMANDS if block.no_test is None]
 
 
@@ -165,6 +167,13 @@ def test_settings_and_packs_in_the_docs_are_valid(tmp_path: Path) -> None:
             load_pack(tmp_path / "pack.yaml", meaning=False)
             seen += 1
     assert seen >= 4
+
+
+def test_documents_run_elsewhere_are_run_there() -> None:
+    """The test that is said to run them reads them."""
+    for document in DOCUMENTS:
+        if (test := ELSEWHERE.get(document.name)) is not None:
+            assert document.name in test.read_text()
 
 
 def test_links_between_documents_lead_somewhere() -> None:
