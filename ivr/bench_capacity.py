@@ -18,7 +18,7 @@ from typing import Any
 
 from ivr.asr import SyncAsr
 from ivr.bench_ears import Aligner, Measured, Talk, Truth, pair_s
-from ivr.bench_load import LoadReport, run_load
+from ivr.bench_load import LoadReport, need_sipp, run_load
 from ivr.bench_machine import Busy, children_of, cpu_s, load_average, rss_mb, sockets_of, threads_of
 from ivr.bench_sim import Outcome, Seen
 from ivr.bench_speech import RATE_HZ, Line, spoken_lines
@@ -63,6 +63,7 @@ async def bench_capacity(out: Path, options: Options, progress: Progress) -> dic
     Raises:
         FirmlineError: no model, a tool is missing, or the service or the load could not run.
     """
+    need_sipp()
     progress("preparing what is said ...")
     calls = plan_calls(_material(), options.calls, options.seconds, options.speak, options.abusive)
     catalogue = load_catalogue()

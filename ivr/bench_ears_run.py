@@ -45,6 +45,8 @@ Run = Callable[[Pcm], Outcome]
 """One leg heard in one way."""
 WATCHED_EVERY_MS = 700
 PACK = "shadow"
+LIVE_PEER = f"{WHISPER_LIVE}, faster-whisper backend, real time"
+"""The only one whose clock is not simulated: its CPU is what the machine has left, so it says nothing of a core."""
 
 
 class Shipped:
@@ -99,6 +101,9 @@ class EarsBench:
             measured.row(f"{name}: NOT RUN: {missing[name]}" if name in missing else name)
             for name, measured in sums.items()
         ]
+        for row in rows:
+            if row["how"] == LIVE_PEER:
+                row["keeps up on a core"] = "decodes whenever it can"
         load = {"load average": load_average()}
         return {"bench": "ears talker", "speech_s": speech_s, "recording": recorded is not None, **load, "rows": rows}
 
@@ -118,9 +123,7 @@ class EarsBench:
         growing = GrowingBuffer(self._model.path)
         return {
             "growing buffer, LocalAgreement-2 (whisper_streaming's method)": growing.run,
-            f"{WHISPER_LIVE}, faster-whisper backend, real time": lambda leg: WhisperLive(
-                self._model.path, self._progress
-            ).run(leg),
+            LIVE_PEER: lambda leg: WhisperLive(self._model.path, self._progress).run(leg),
         }
 
     # --- many calls ---------------------------------------------------------------------------------------------------

@@ -112,6 +112,16 @@ class LoadReport:
         return self.cpu_s / self.calls_s if self.calls_s else 0.0
 
 
+def need_sipp() -> None:
+    """Say so early when it is not there.
+
+    Raises:
+        FirmlineError: no SIPp.
+    """
+    if shutil.which("sipp") is None:
+        raise FirmlineError("the bench dials with SIPp, which is not here; install it: apt-get install sip-tester")
+
+
 async def run_load(
     target: str, legs: Sequence[LoadLeg], clips: Mapping[str, bytes], seconds: float, prompts: Mapping[str, Pcm]
 ) -> LoadReport:
@@ -121,8 +131,7 @@ async def run_load(
     Raises:
         FirmlineError: SIPp is missing, or the worker failed.
     """
-    if shutil.which("sipp") is None:
-        raise FirmlineError("the bench dials with SIPp, which is not here; install it: apt-get install sip-tester")
+    need_sipp()
     job = {
         "target": target.removeprefix("sip:").rpartition("@")[2],
         "seconds": seconds,

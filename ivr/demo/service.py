@@ -66,7 +66,11 @@ class ServiceProcess:
         self._watching = asyncio.Event()
 
     async def __aenter__(self) -> ServiceProcess:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # Ctrl-C while it starts too: nobody else would end it
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(
