@@ -49,8 +49,8 @@ bench: $(READY) tools ## measure; the tables of docs/benchmarks*.md (about 25 mi
 	@$(BIN)/firmline bench capacity --calls 25 $(ARGS)
 	@$(BIN)/firmline bench ears $(ARGS)
 
-pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only)
-	@deploy/asterisk/build.sh
+pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only; PBX=16 for 16.28)
+	@PBX=$(PBX) deploy/asterisk/build.sh
 
 screenshots: $(READY) tools ## pictures of every state of the pages, into docs/img (needs pngquant; best with the font Inter)
 	@$(BIN)/python -m tests.web.screenshots $(ARGS)

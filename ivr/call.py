@@ -84,6 +84,8 @@ ASKED: Mapping[Choice, tuple[str, str]] = {
     Choice.COMPLAINT: ("complaint_asked", "the caller wants to complain about this call"),
 }
 """Choices of the menu that leave somebody with something to do."""
+SILENT_MS = 400
+"""Without a packet for so long a phone is sending none: a busy network's gaps are shorter."""
 CLOCK_KEYS = frozenset({"heard_ms", "decided_ms", "start_ms", "end_ms"})
 """Keys of the engine's records that hold times on the clock."""
 
@@ -542,6 +544,11 @@ class CallCore:
             self._move(Happening.LINGER_OVER)
             self._finish("the call's legs are gone", now_ms)
         return self._flush()
+
+    def agent_is_silent(self, now_ms: int) -> bool:
+        """Whether the agent's phone sends no packet at all: muted, or saving bandwidth while nobody speaks."""
+        leg = self._legs.get(Side.AGENT)
+        return leg is not None and now_ms - (leg.last_frame_ms or leg.up_ms) > SILENT_MS
 
     @property
     def leg_sides(self) -> tuple[str, ...]:

@@ -124,21 +124,21 @@ class MenuDesk:
         except CallerGone:
             return MenuEnd(Left(0, 0))
         finally:
-            await self._dismissed(call, guest)
+            self._dismissed(call, guest)
 
-    async def say(self, call: CallRef, prompt: str) -> None:
-        """Bring the caller here, say one thing, and bring them back to the agent.
+    async def wake(self, call: CallRef) -> Callable[[], None]:
+        """Have the PBX send to the caller all the time, by a silent leg of ours; call the answer when that may end.
 
         Raises:
-            PbxError: they could not be brought here, or neither the agent nor anybody else could be reached again.
+            PbxError: it did not come to that.
         """
         guest = self._expect()
         try:
-            leg = await self._bring(call, guest)
-            await leg.play(self._catalogue.samples(prompt, leg.rate_hz)).done
-            await self._send_on(call, guest, agent_first=True)
-        finally:
-            await self._dismissed(call, guest)
+            await self._host.wake(call, guest.id, {HEADER_MENU: guest.id})
+        except BaseException:
+            self._dismissed(call, guest)
+            raise
+        return lambda: self._dismissed(call, guest)
 
     def _expect(self) -> _Guest:
         guest = _Guest(f"firmline-menu-{uuid.uuid4().hex}", asyncio.get_running_loop().create_future())
@@ -157,7 +157,7 @@ class MenuDesk:
                 raise PbxError("menu: the caller's leg did not come up") from None
             raise
 
-    async def _dismissed(self, call: CallRef, guest: _Guest) -> None:
+    def _dismissed(self, call: CallRef, guest: _Guest) -> None:
         if guest.timer is not None:
             guest.timer.cancel()
         del self._guests[guest.id]

@@ -88,6 +88,8 @@ class CallSession:
         self._ending_tasks = 0
         self._over_meanwhile = False
         self._menu_end: MenuEnd | None = None
+        self._waking = 0
+        """Token of the prompt for which the PBX is being made to send; 0: none."""
         self._ending_kind: EndKind | None = None
         self._kept = LadderState()
         self._recalled = False
@@ -287,16 +289,43 @@ class CallSession:
         self._do(self.core.transcribed, effect.token, transcript)
 
     def _stop_playing(self) -> None:
+        self._waking = 0
         if self._playback is not None:
             self._playback.stop()
 
     def _play(self, effect: fx.Play) -> None:
+        menus = self._world.menus
+        self._waking = 0
+        if menus is not None and self.core.agent_is_silent(monotonic_ms()):
+            self._waking = effect.token
+            self._spawn(self._play_awake(effect, menus))
+        else:
+            self._start_playing(effect)
+
+    async def _play_awake(self, effect: fx.Play, menus: MenuDesk) -> None:
+        """The agent's phone sends nothing, so a prompt beside it would not be heard: the PBX is made to send first."""
+        asleep: Callable[[], None] = lambda: None  # noqa: E731
+        try:
+            asleep = await menus.wake(CallRef(self.core.call_ref, self.core.agent_ext))
+        except PbxError as exc:
+            self._log.warning("the caller may not hear this prompt", prompt=effect.prompt, error=str(exc))
+        if self._waking != effect.token:
+            asleep()
+            self._do(self.core.prompt_done, effect.token, False, "stopped before it began")
+            return
+        playback = self._start_playing(effect)
+        if playback is None:
+            asleep()
+        else:
+            playback.done.add_done_callback(lambda _over: asleep())
+
+    def _start_playing(self, effect: fx.Play) -> Playback | None:
         leg = self._legs.get(self._sides.get(Side.CALLER, ""))
         if leg is None:
             self._world.loop.call_soon(
                 self._do, self.core.prompt_done, effect.token, False, "no leg to the caller to play on"
             )
-            return
+            return None
         playback = leg.play(self._world.catalogue.samples(effect.prompt, leg.rate_hz))
         self._playback = playback
 
@@ -312,6 +341,7 @@ class CallSession:
 
         playback.started.add_done_callback(started)
         playback.done.add_done_callback(done)
+        return playback
 
     # --- the PBX ------------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,17 @@
 # Builds a real Asterisk in a folder of its own, once, so that Firmline can be tried beside a PBX without touching the
 # system: a minimal Debian tree holding the asterisk package. Run it with:
 #   chroot "$DIR" asterisk -f
-# FIRMLINE_PBX_DIR  where (default ~/.cache/firmline/asterisk)     FIRMLINE_PBX_SUITE  Debian suite (default sid: 22.x)
+# PBX                 22 (the default) or 16: which Asterisk, by the Debian suite that has it
+# FIRMLINE_PBX_DIR    where (default ~/.cache/firmline/asterisk, asterisk16 for 16)
+# FIRMLINE_PBX_SUITE  another Debian suite
 set -euo pipefail
-dir=${FIRMLINE_PBX_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/firmline/asterisk}
-suite=${FIRMLINE_PBX_SUITE:-sid}
+case ${PBX:-22} in
+  22) folder=asterisk suite=sid ;;
+  16) folder=asterisk16 suite=bullseye ;;
+  *) echo "firmline: PBX=$PBX: known are 22 (the default) and 16" >&2; exit 2 ;;
+esac
+dir=${FIRMLINE_PBX_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/firmline/$folder}
+suite=${FIRMLINE_PBX_SUITE:-$suite}
 if [ -e "$dir/.complete" ]; then
   echo "firmline: Asterisk is there already: $dir ($(cat "$dir/.complete"))"
   exit 0

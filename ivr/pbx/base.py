@@ -61,6 +61,9 @@ class GuestHost(Protocol):
     async def bring(self, call: CallRef, guest_id: str, headers: Mapping[str, str]) -> None:
         """Take the caller out of the call and put them together with us, on a new leg that carries ``headers``."""
 
+    async def wake(self, call: CallRef, guest_id: str, headers: Mapping[str, str]) -> None:
+        """Put a silent leg of ours into the call, so that a prompt is heard though the other party sends nothing."""
+
     async def keep(self, guest_id: str) -> None:
         """We are still there: the PBX takes a guest back to the agent by itself after a while without this."""
 

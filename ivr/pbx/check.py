@@ -23,6 +23,7 @@ MODULES = {
     "func_devstate.so": "asking whether a phone is there",
     "func_dialplan.so": "asking whether an extension exists",
 }
+WAKING = "app_bridgeaddchan.so"
 _PLAIN = re.compile(r"[0-9A-Za-z_.+-]+")
 _RELOAD = 'then: asterisk -rx "{}"'
 
@@ -122,6 +123,9 @@ async def _modules(ami: AmiClient) -> list[Finding]:
         step = "look yourself: " + "; ".join(f'asterisk -rx "module show like {name}"' for name in MODULES)
         return [Finding(Level.WARN, "modules", what, step)]
     missing = [name for name in MODULES if await read(ami, f"IFMODULE({name})") != "1"]
+    if not missing and await read(ami, f"IFMODULE({WAKING})") != "1":
+        what = f"{WAKING} is not loaded: prompts are not heard while the agent's phone sends nothing (muted)"
+        return [Finding(Level.WARN, "modules", what, f'now: asterisk -rx "module load {WAKING}"')]
     if not missing:
         return [ok("modules", "ChanSpy and whatever else is used are loaded")]
     what = "not loaded: " + ", ".join(f"{name} ({MODULES[name]})" for name in missing)

@@ -10,6 +10,7 @@ silence.
 |---------|-----------------|----------------------------------------------|-------------------------------------|
 | bring   | ``Originate``   | caller and our leg are in one bridge         | ``PbxError``; the caller is unmoved |
 | send on | ``Redirect``    | the caller is in a new bridge with somebody  | the next of the list                |
+| wake    | ``Originate``   | our silent leg is in the call's bridge       | ``PbxError``; nothing has changed   |
 | dismiss | ``Hangup``      | the caller's channel is gone                 | ``PbxError``                        |
 """
 
@@ -31,6 +32,8 @@ from ivr.pbx.watch import CallWatch, Command, WatchedCall
 log = structlog.get_logger("firmline.pbx")
 
 BRING_MS = 5_000
+WAKE_MS = 700
+"""Measured: some tens of milliseconds. A prompt may not wait longer; it is played all the same then."""
 KEEP_S = 45
 """How long our leg may live after the last prompt began: longer than any prompt and the wait for a key together."""
 
@@ -98,17 +101,7 @@ class Guests:
         guest = self._guests[guest_id] = _Guest(watched)
         hands.watch.hold(watched)
         hands.watch.guests.add(guest_id)
-        await hands.ami.action(
-            "Originate",
-            ("Channel", f"PJSIP/{hands.options.tap_endpoint}"),
-            ("ChannelId", guest_id),
-            ("Application", "Bridge"),
-            ("Data", f"{caller.name},F({hands.options.context}^{home}^1)"),
-            ("Timeout", str(BRING_MS)),
-            ("Async", "true"),
-            *(("Variable", f"PJSIP_HEADER(add,{name})={value}") for name, value in headers.items()),
-            action_id=guest_id,
-        )
+        await self._originate(guest_id, "Bridge", f"{caller.name},F({hands.options.context}^{home}^1)", headers)
 
         def settled() -> bool:
             now = hands.watch.channel(watched.caller)
@@ -122,6 +115,26 @@ class Guests:
         hands.carry_out(hands.watch.drop_taps(watched, "the caller is with us"))
         await self.keep(guest_id)
         log.info("caller brought to us", call_ref=watched.ref)
+
+    async def wake(self, call: CallRef, guest_id: str, headers: Mapping[str, str]) -> None:
+        """Put a silent leg of ours beside the two: from then on the PBX mixes, and sends to the caller all the time.
+
+        A prompt is mixed into what the PBX sends to the caller, and between two parties it sends only what the other
+        one sends. Nobody is moved for this, and when the leg goes the call is as it was.
+
+        Raises:
+            PbxError: it did not come to that.
+        """
+        hands = self._hands
+        watched = hands.together(call)
+        caller = hands.watch.channel(watched.caller)
+        assert caller is not None
+        guest = self._guests[guest_id] = _Guest(watched)
+        hands.watch.guests.add(guest_id)
+        await self._originate(guest_id, "BridgeAdd", caller.name, headers)
+        if not await hands.until(lambda: bool(guest.bridge or guest.failed), WAKE_MS) or not guest.bridge:
+            raise PbxError(f"no leg of ours came into the call: {guest.failed or 'is app_bridgeaddchan loaded?'}")
+        await self.keep(guest_id)
 
     async def _home(self, call: WatchedCall) -> str:
         """Where the PBX shall send the caller if we vanish.
@@ -140,6 +153,19 @@ class Guests:
         """Where callers go who ask for a supervisor, in order."""
         wanted = (self.transfer_to, *self._hands.options.fallbacks)
         return tuple(dict.fromkeys(target for target in wanted if target))
+
+    async def _originate(self, guest_id: str, application: str, data: str, headers: Mapping[str, str]) -> None:
+        await self._hands.ami.action(
+            "Originate",
+            ("Channel", f"PJSIP/{self._hands.options.tap_endpoint}"),
+            ("ChannelId", guest_id),
+            ("Application", application),
+            ("Data", data),
+            ("Timeout", str(BRING_MS)),
+            ("Async", "true"),
+            *(("Variable", f"PJSIP_HEADER(add,{name})={value}") for name, value in headers.items()),
+            action_id=guest_id,
+        )
 
     async def keep(self, guest_id: str) -> None:
         """Wind the leg's clock up again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,3 +272,17 @@ async def manager(
         yield client
     finally:
         await client.stop()
+
+
+@contextlib.asynccontextmanager
+async def mute_phone(world: World) -> AsyncIterator[None]:
+    """A phone at 203 that answers and sends no packet of sound at all: sipp's own callee."""
+    where = ("-i", "127.0.0.1", "-p", str(world.server.mute_port))
+    phone = await asyncio.create_subprocess_exec(
+        *("sipp", "-sn", "uas", *where, "-nostdin"), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, cwd=world.folder
+    )
+    try:
+        yield
+    finally:
+        phone.kill()
+        await phone.wait()

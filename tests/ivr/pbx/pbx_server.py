@@ -15,7 +15,7 @@ from pathlib import Path
 AMI_USER, AMI_SECRET = "firmline", "ami-secret"
 SIP_PASSWORD = "sip-secret"
 MANY = tuple(str(ext) for ext in range(210, 222))
-PHONES = ("pat", "201", "202", "299", *MANY)
+PHONES = ("pat", "201", "202", "203", "299", *MANY)
 UP_CEILING_S = 30.0
 DEPLOY = Path(__file__).parents[3] / "deploy" / "asterisk"
 """The snippets that people paste are what the tests run with."""
@@ -67,6 +67,7 @@ load=func_pjsip_aor.so
 load=func_version.so
 load=func_global.so
 load=func_pjsip_endpoint.so
+load=app_bridgeaddchan.so
 load=app_chanspy.so
 load=app_dial.so
 load=app_echo.so
@@ -88,6 +89,8 @@ class PbxServer:
         self.inside = f"/tmp/{self.name}"
         self.folder = root / "tmp" / self.name
         self.sip_port, self.ami_port = _free(socket.SOCK_DGRAM), _free(socket.SOCK_STREAM)
+        self.mute_port = _free(socket.SOCK_DGRAM)
+        """Where the phone of agent 203 would be, which never sends a packet of sound (see `mute_phone`)."""
         self.tls_port = _free(socket.SOCK_STREAM)
         self.rtp_low = _free_range(400)
         self.registrar_port = self.sip_port
@@ -148,7 +151,8 @@ class PbxServer:
             out += f"from_domain=127.0.0.1\ndirect_media={'yes' if self._direct_media else 'no'}\n"
             if phone == "202":  # an agent's phone with the hidden keys
                 out += "set_var=DYNAMIC_FEATURES=firmline_warn#firmline_pause#firmline_unpause\n"
-            contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{self._phone_port}\n"
+            port = self.mute_port if phone == "203" else self._phone_port
+            contact = "" if phone in self.unregistered else f"contact=sip:{phone}@127.0.0.1:{port}\n"
             out += f"[{phone}]\ntype=aor\n{contact}"
         out += (
             "[careless]\ntype=endpoint\ncontext=internal\naors=careless\ndisallow=all\nallow=g722\ndirect_media=yes\n"
@@ -279,11 +283,11 @@ def _free_range(size: int) -> int:
 
 def find_root() -> tuple[Path | None, str]:
     """The chroot of `make pbx`, or why it cannot be used."""
-    given = os.environ.get("FIRMLINE_PBX_DIR")
+    given, version = os.environ.get("FIRMLINE_PBX_DIR"), os.environ.get("FIRMLINE_PBX", "22")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    root = Path(given) if given else cache / "firmline" / "asterisk"
+    root = Path(given) if given else cache / "firmline" / {"22": "asterisk", "16": "asterisk16"}[version]
     if not (root / ".complete").exists():
-        return None, f"no Asterisk in {root}: `make pbx` builds it"
+        return None, f"no Asterisk in {root}: `make pbx PBX={version}` builds it"
     if os.geteuid() != 0:
         return None, "running Asterisk in its folder needs root (chroot)"
     return root, ""

@@ -18,7 +18,7 @@ from ivr.pbx.inquiry import survey
 from ivr.pbx.pauses import PAUSE_REASON
 from ivr.pbx.phone_keys import PhoneKey, PhoneKeyOptions
 from policies.types import Key
-from tests.ivr.pbx.beside import Beside, World, ami_options, share_of, tone
+from tests.ivr.pbx.beside import Beside, World, ami_options, mute_phone, share_of, tone
 from tests.ivr.pbx.pbx_server import MANY
 
 pytestmark = pytest.mark.sip
@@ -519,3 +519,29 @@ async def test_call_marked_by_the_dialplan_is_tapped_with_the_right_side_for_eac
             await dialler.hang_up()
             await ears.until(lambda: not ears.legs)
     await world.channels_settle(lambda names: not names)
+
+
+async def test_prompt_is_heard_although_the_agents_phone_sends_nothing(world: World) -> None:
+    """Beside a phone without packets a prompt is lost; with a silent leg of ours in the call it is heard by the caller.
+
+    The call stays where it is, and is as before when the leg is gone.
+    """
+    async with mute_phone(world), Beside(world, agents=("203",)) as beside:
+        caller = await world.phone("pat")
+        await caller.dial(world.at_pbx("203"))
+        await beside.ears.both()
+        leg = beside.ears.legs["caller"]
+        assert (await leg.play(tone(1300, 0.4)).done).completed
+        await world.stack.clock.pause(300)
+        assert share_of(caller, 1300) < 0.01 and beside.ears.heard["agent"] == []
+        await beside.pbx.guests.wake(beside.call, "firmline-menu-test", {})
+        caller.rewind()
+        assert (await leg.play(tone(1300, 0.4)).done).completed
+        await world.stack.clock.pause(300)
+        assert share_of(caller, 1300) > 0.2
+        beside.ears.legs[""].hang_up()
+        await world.channels_settle(lambda names: len(names) == 4)
+        beside.pbx.guests.let_go(beside.call, "firmline-menu-test")
+        assert len(beside.ears.ever) == 3 and caller.in_call.is_set(), "no tap was replaced"
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)

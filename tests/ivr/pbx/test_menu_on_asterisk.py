@@ -15,7 +15,7 @@ from ivr.demo.phones import Phone
 from ivr.demo.service import Row
 from ivr.demo.stack import RATE_HZ, Stack
 from ivr.prompts import load_catalogue
-from tests.ivr.pbx.beside import World, tone
+from tests.ivr.pbx.beside import World, mute_phone, tone
 from tests.ivr.pbx.pbx_server import PbxServer
 
 pytestmark = [pytest.mark.sip, pytest.mark.model, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -41,7 +41,7 @@ class Menus(World):
         pack = self.folder / "menu.yaml"
         pack.write_text(yaml.safe_dump({"name": "menu", "extends": "standard", "timing": timing, "ending": ending}))
         return {
-            **self.overrides(),
+            **self.overrides(agents=["201", "202", "203"]),
             "policy": {"pack": str(pack)},
             "prompts": {"directory": str(folder)},
             "menu": {"wait_ms": 1000, "repeats": 1, "max_invalid": 2},
@@ -190,6 +190,24 @@ async def test_caller_who_hangs_up_in_the_menu_leaves_nothing(menus: Menus) -> N
     await menus.channels_settle(lambda names: not names)
     assert menus.service is not None
     assert call_id not in (await menus.service.get("/api/calls")).text
+
+
+async def test_warning_is_heard_beside_an_agent_whose_phone_sends_nothing(menus: Menus) -> None:
+    """Muted, or saving bandwidth: a leg of ours comes into the call for the time of the prompt, and goes again."""
+    caller = menus.phones["pat"]
+    caller.rewind()
+    async with mute_phone(menus):
+        await caller.dial(menus.at_pbx("203"))
+        began = await menus.rows.wait("call_started", agent="203")
+        await menus.of(began["call_id"], "leg_up", 2)
+        await menus.stack.clock.pause(600)  # so long without a packet, that none is coming
+        assert menus.service is not None
+        await menus.service.press("203", "warn")
+        await menus.of(began["call_id"], "rung", to="warned")
+        assert menus.heard(caller) == ["warning"]
+        await menus.channels_settle(lambda names: len(names) == 4)
+        await caller.hang_up()
+        await menus.channels_settle(lambda names: not names)
 
 
 async def test_firmline_killed_in_the_menu_gives_the_caller_back_to_the_agent(menus: Menus) -> None:
