@@ -37,7 +37,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(
 ELSEWHERE = {"api.md": ROOT / "tests" / "ivr" / "test_api_docs.py"}
 """Documents whose commands need more than a service (a live call, tokens): run, line by line, by a test there."""
 FENCE = re.compile(r"^( *)```(\w+)([^\n`]*)\n(.*?)^ *```$", re.S | re.M)
-COMMAND_S = 60
+COMMAND_S = 120
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def sandbox(folder: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("document", sorted({block.document for block in RUN}), ids=lambda p: p.name)
 async def test_commands_of_the_document_work(
