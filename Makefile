@@ -48,6 +48,7 @@ bench: $(READY) tools ## measure; the tables of docs/benchmarks*.md (about 25 mi
 	@$(BIN)/firmline bench capacity --calls 60 --no-drafts $(ARGS)
 	@$(BIN)/firmline bench capacity --calls 25 $(ARGS)
 	@$(BIN)/firmline bench ears $(ARGS)
+	@$(BIN)/python -m tests.web.bench_wall
 
 pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only; PBX=16 for 16.28)
 	@PBX=$(PBX) deploy/asterisk/build.sh

@@ -247,7 +247,7 @@ class Calls:
             suggestion=None if offered is None else _suggested(offered, core.started_ms),
             speaking=core.speaking,
             lag_ms=core.lag_ms,
-            cues={category.value: text for category, text in engine.pack.spec.cues.items()},
+            cues={kind.value: (cue,) if isinstance(cue, str) else cue for kind, cue in engine.pack.spec.cues.items()},
         )
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from policies.lexicon import Entry, Form, Lexicon, PatternError
 from policies.meaning import Meaning
-from policies.types import Category, EndKind
+from policies.types import Category, ConductKind, EndKind
 from policies.yamltext import Path, Problem, YamlError, parse, validate
 
 MAX_EXTENDS = 8
@@ -68,6 +68,7 @@ class _Model(BaseModel):
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Phrase = Annotated[str, StringConstraints(min_length=1, max_length=400, strip_whitespace=True)]
+Cue = Text | Annotated[tuple[Text, ...], Field(min_length=1, max_length=5)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -276,7 +277,10 @@ class PackSpec(_Model):
     meaning: MeaningSpec = MeaningSpec()
     conduct: ConductSpec = ConductSpec()
     adjustments: dict[Name, AdjustmentSpec] = Field(default_factory=dict, max_length=100)
-    cues: dict[Category, Text] = Field(default_factory=dict)
+    cues: dict[Category | ConductKind, Cue] = Field(
+        default_factory=dict,
+        description="what the agent could say or keep in mind when this rises; one text or up to five",
+    )
     sets: dict[Name, tuple[Phrase, ...]] = Field(default_factory=dict, max_length=200)
     lexicon: dict[Phrase, EntrySpec] = Field(max_length=20_000)
     examples: dict[Category, tuple[Text, ...]] = Field(default_factory=dict)

@@ -48,7 +48,7 @@ class CallSummary:
     suggestion: Suggested | None = None
     speaking: tuple[str, ...] = ()
     lag_ms: int | None = None
-    cues: Mapping[str, str] = field(default_factory=dict)
+    cues: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,9 @@ class CallOut(BaseModel):
     suggestion: SuggestionOut | None = Field(description="What the policy would do and leaves to a person")
     speaking: tuple[str, ...] = Field(description="Sides that are speaking now")
     lag_ms: int | None = Field(description="From the end of the latest words to their transcript")
-    cues: dict[str, str] = Field(
-        default={}, description="De-escalation cues by category; in answers about one call, empty in the list"
+    cues: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="De-escalation cues by category or conduct; in answers about one call, empty in the list",
     )
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@ import { attr, byId, clock, el, show, text, timeOfDay } from "./dom.js";
 import { icon } from "./icons.js";
 import { Ladder, Ring } from "./ladder.js";
 import { Transcript } from "./transcript.js";
-import { endingIn, MODES, prompt, RUNGS } from "./wording.js";
+import { CONDUCT, endingIn, MODES, prompt, RUNGS } from "./wording.js";
 import { sentence } from "./call-state.js";
 
 /** @typedef {import("./call-state.js").CallState} CallState */
@@ -25,7 +25,9 @@ import { sentence } from "./call-state.js";
 
 /** Later than this a person answers words that everybody has forgotten. */
 const LATE_MS = 3_000;
-const MARK_OF = { live: "Live", connecting: "Connecting", lost: "Not connected", signed_out: "Signed out", forbidden: "Not yours" };
+/** So long what rose is what the page is about. */
+const RISEN_MS = 45_000;
+const MARK_OF = { live: "Live", connecting: "Connecting", lost: "Offline", signed_out: "Signed out", forbidden: "Not yours" };
 
 export class AgentView {
   /** @param {{retry: () => void}} does */
@@ -70,7 +72,8 @@ export class AgentView {
     show(byId("keys"), talking);
     this._after(picture);
     this._suggestion(asked, live);
-    this._cue(talking && !ending && picture.cues ? call : null);
+    const risen = talking && now - call.roseAt < RISEN_MS;
+    this._cue(risen && !ending && picture.cues ? call : null);
     if (talking) this._call(call, now, live, picture.unheard.length > 0);
     this._speak(talking ? call : null, after, live);
   }
@@ -82,7 +85,7 @@ export class AgentView {
     const rung = RUNGS[call.rung];
     const playing = call.playing !== null && call.rung !== "ending";
     const deaf = call.deaf !== "" || unheard;
-    const [title, words] = playing ? ["Firmline is speaking", `The caller hears ${prompt(call.playing ?? "")}. Take a breath.`] : nowWords(call, deaf);
+    const [title, words] = playing ? ["Firmline is speaking", `The caller hears ${prompt(call.playing ?? "")}. Take a breath.`] : nowWords(call, deaf, now - call.roseAt < RISEN_MS);
     text(byId("now-title"), title);
     text(byId("now-text"), words);
     const sign = playing ? "speak" : deaf && call.rung === "clear" ? "ear" : rung.icon;
@@ -156,8 +159,7 @@ export class AgentView {
   /** @param {CallState|null} call */
   _cue(call) {
     const box = byId("cue");
-    const given = call?.rose ? call.summary?.cues?.[call.rose] : undefined;
-    const cues = given === undefined ? [] : Array.isArray(given) ? given : [given];
+    const cues = (call?.rose && call.summary?.cues[call.rose]) || [];
     show(box, cues.length > 0);
     const drawn = JSON.stringify(cues);
     if (box.dataset["drawn"] === drawn) return;
@@ -231,16 +233,18 @@ export class AgentView {
  * The one thing to know now, and one line about it.
  * @param {CallState} call
  * @param {boolean} deaf
+ * @param {boolean} risen whether something rose a short while ago
  * @returns {[string, string]}
  */
-function nowWords(call, deaf) {
+function nowWords(call, deaf, risen) {
   if (call.rung === "disarmed") {
     return call.danger
       ? ["Somebody may be in danger", "Firmline will not end this call. A supervisor is being called."]
       : ["Endings are off", RUNGS.disarmed.says];
   }
   if (deaf) return [call.rung === "clear" ? "Not hearing the caller" : RUNGS[call.rung].name, "You are on your own for the moment."];
-  if (call.rung === "clear") return ["All calm", RUNGS.clear.says];
+  const conduct = risen ? CONDUCT[call.rose] : "";
+  if (call.rung === "clear") return conduct ? [conduct.slice(0, -1), "Nothing is counted for that."] : ["All calm", RUNGS.clear.says];
   const next = call.mode === "full" ? NEXT[call.rung] : "";
   return [RUNGS[call.rung].name, [RUNGS[call.rung].says, next].filter(Boolean).join(" ")];
 }

@@ -62,6 +62,7 @@ export class CallState {
     this.suggestion = null;
     /** Category or kind of conduct of the latest thing that rose. */
     this.rose = "";
+    this.roseAt = -Infinity;
     this.rough = false;
     this.danger = false;
     this.ended = false;
@@ -70,6 +71,8 @@ export class CallState {
     this.began = 0;
     /** `performance.now()` of the latest row that moved the call. */
     this.movedAt = -1;
+    /** The same of any row. */
+    this.heardAt = -1;
     /** Key of the note about the latest prompt. */
     this.told = "";
     /** @type {Set<string>} */
@@ -91,6 +94,7 @@ export class CallState {
     this.mode = out.mode;
     this.began = now - out.duration_ms;
     if (this.movedAt > askedAt) return false;
+    this.ended = false;
     this.rung = out.rung;
     this.armed = out.armed;
     this.strikes = out.strikes;
@@ -133,6 +137,7 @@ export class CallState {
       this._seen.add(key);
     }
     if (!this.began) this.began = now - t_ms;
+    this.heardAt = now;
     if (MOVES.has(event)) this.movedAt = now;
     const handle = HANDLERS[event];
     if (handle) handle(this, row, now);
@@ -200,10 +205,10 @@ const HANDLERS = {
     if (at >= 0) call.lines.splice(at, 0, line);
     else call.lines.push(line);
   },
-  strike(call, { data }) {
+  strike(call, { data }, now) {
     call.rough = true;
     call.strikes += 1;
-    call.rose = data["category"] ?? call.rose;
+    if (data["category"]) rise(call, String(data["category"]), now);
     mark(call, data, data["by"] ? "" : "counted");
   },
   signal(call, row, now) {
@@ -221,10 +226,10 @@ const HANDLERS = {
     } else if (action === "no_audio" || action === "deaf" || action === "hearing_failed") {
       call.deaf = sentence(String(data["why"]));
     } else if (data["conduct"]) {
-      call.rose = String(data["conduct"]);
+      rise(call, String(data["conduct"]), now);
       call.note(t_ms, CONDUCT[call.rose] ?? sentence(String(data["why"] ?? "")));
     } else if (data["category"]) {
-      call.rose = String(data["category"]);
+      rise(call, String(data["category"]), now);
       const danger = call.rose === "safeguard";
       call.danger ||= danger;
       mark(call, data, danger ? "danger" : "seen");
@@ -291,6 +296,12 @@ const HANDLERS = {
   },
 };
 
+/** @param {CallState} call @param {string} what @param {number} now */
+function rise(call, what, now) {
+  call.rose = what;
+  call.roseAt = now;
+}
+
 /**
  * The words that a judgement is about get underlined where they stand.
  * @param {CallState} call
@@ -332,7 +343,7 @@ function moved(call, from, to, data) {
     case "ending_failed":
       return "The call could not be ended and goes on.";
     default:
-      return to === "ending" ? `Decided to end the call: ${data["why"]}.` : "";
+      return to === "ending" ? `Decided to end the call: ${String(data["why"]).replace(/\byou\b/, call.you)}.` : "";
   }
 }
 

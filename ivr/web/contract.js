@@ -27,7 +27,7 @@
  * @property {{step: string, key: "warn"|"end"|"transfer", why: string, until_ms: number}|null} suggestion
  * @property {Side[]} speaking
  * @property {number|null} lag_ms from the end of the latest words to their transcript
- * @property {Record<string, string|string[]>} cues by category; empty in the list of all calls
+ * @property {Record<string, string[]>} cues by category or conduct; empty in the list of all calls
  *
  * @typedef {object} Row one row of the feed or of a transcript; times in ms since the start of the call
  * @property {string} call_id

@@ -13,7 +13,7 @@ const SPECS = [
   { key: "end", letter: "E", name: "End", more: "with follow-up", icon: "end" },
   { key: "pardon", letter: "P", name: "Pardon", more: "one step back", icon: "pardon" },
   { key: "minute", letter: "M", name: "I need a minute", more: "", icon: "minute" },
-  { key: "arm", letter: "A", name: "Switch endings on", more: "the danger is over", icon: "shield" },
+  { key: "arm", letter: "A", name: "Endings on again", more: "", icon: "shield" },
 ];
 
 export class Keys {

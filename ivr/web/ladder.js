@@ -1,7 +1,7 @@
 /** The ladder as a few steps with the present one lit, and the ring that counts down to an ending. */
 import { attr, el, svg, text } from "./dom.js";
 import { icon } from "./icons.js";
-import { LADDER, RUNGS } from "./wording.js";
+import { LADDER, RUNGS, SHORT } from "./wording.js";
 
 /** @typedef {import("./contract.js").Rung} Rung */
 
@@ -9,7 +9,7 @@ export class Ladder {
   /** @param {HTMLElement} box */
   constructor(box) {
     this._steps = LADDER.map((rung) =>
-      el("li", { class: "step", "data-rung": rung }, icon(RUNGS[rung].icon), el("span", { text: RUNGS[rung].name })),
+      el("li", { class: "step", "data-rung": rung }, icon(RUNGS[rung].icon), el("span", { text: SHORT[rung] ?? RUNGS[rung].name, "aria-label": RUNGS[rung].name })),
     );
     box.append(el("ol", { class: "ladder", "aria-label": "Where this call stands" }, ...this._steps));
   }

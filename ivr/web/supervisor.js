@@ -50,7 +50,7 @@ function draw() {
   const live = feed.link === "live";
   if (now > refusedUntil) refused = "";
   attr(document.body, "data-link", feed.link);
-  text(byId("link"), { live: "Live", connecting: "Connecting", lost: "Not connected", signed_out: "Signed out", forbidden: "Not yours" }[feed.link]);
+  text(byId("link"), { live: "Live", connecting: "Connecting", lost: "Offline", signed_out: "Signed out", forbidden: "Not yours" }[feed.link]);
   show(byId("sign-in"), signIn !== "");
   text(byId("sign-in-why"), signIn);
   for (const id of ["calls", "chosen", "today"]) show(byId(id), signIn === "" && feed.link !== "forbidden");
@@ -192,7 +192,7 @@ async function sync() {
     changed.add(out.id);
   }
   for (const call of calls.values()) {
-    if (!seen.has(call.id) && !call.ended && call.movedAt < askedAt) {
+    if (!seen.has(call.id) && !call.ended && call.heardAt < askedAt) {
       call.ended = true;
       changed.add(call.id);
     }
@@ -219,8 +219,8 @@ async function history(id) {
   const fresh = new CallState(id, call.ext, AGENT);
   for (const each of told.events) fresh.apply(each, now);
   fresh.lines.push(...call.lines.filter((line) => line.draft));
-  const { summary, began, countdown, rung, armed, mode, strikes, playing, ended, speaking, movedAt } = call;
-  Object.assign(fresh, { summary, began, countdown, rung, armed, mode, strikes, playing, ended, speaking, movedAt });
+  const { summary, began, countdown, rung, armed, mode, strikes, playing, ended, speaking, movedAt, heardAt } = call;
+  Object.assign(fresh, { summary, began, countdown, rung, armed, mode, strikes, playing, ended, speaking, movedAt, heardAt });
   calls.set(id, fresh);
   changed.add(id);
   redraw();

@@ -14,6 +14,9 @@ export const RUNGS = {
   disarmed: { name: "You lead", says: "Firmline will not end this call.", icon: "heart" },
 };
 
+/** The same on a narrow step. @type {Partial<Record<Rung, string>>} */
+export const SHORT = { final: "Last" };
+
 /** The ladder as it is climbed. @type {Rung[]} */
 export const LADDER = ["clear", "cautioned", "warned", "final", "ending"];
 

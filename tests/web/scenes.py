@@ -48,6 +48,13 @@ async def listening(stage: Stage, page: Page) -> None:
     await page.wait_for_selector("text=so when exactly")
 
 
+async def cues(stage: Stage, page: Page) -> None:
+    call = await _talking(stage)
+    await call.shouts()
+    await page.wait_for_selector("text=Reflect it back")
+    await page.wait_for_selector("#now-title >> text=The caller is shouting")
+
+
 async def speaking(stage: Stage, page: Page) -> None:
     call = await _talking(stage)
     await call.says(INSULT, prompt_ends=False)
@@ -142,6 +149,7 @@ async def wall_busy(stage: Stage, page: Page) -> None:
     if await page.locator("text=Open the call").count():
         await page.click("text=Open the call")  # the threat has been seen
         await page.click("#rows li:has-text('204') button")
+    await page.wait_for_selector("#incidents li >> nth=3")
     calls[3].half_said("I have told you three times")
     await page.wait_for_selector("#transcript >> text=three times")
 
@@ -151,6 +159,7 @@ async def wall_incident(stage: Stage, page: Page) -> None:
     await calls[3].says(INSULT)
     await calls[5].says(SWEARS)
     await calls[9].says(DANGER)
+    await page.wait_for_selector("#incidents li >> nth=2")
     await calls[3].says(AGAIN, prompt_ends=False)
     await page.wait_for_selector("text=Somebody may be in danger. Extension 210")
     await page.click("#rows li:has-text('204') button")
@@ -181,6 +190,7 @@ class Scene:
 SCENES: dict[str, Scene] = {
     "agent-idle": Scene(AGENT, idle),
     "agent-listening": Scene(AGENT, listening),
+    "agent-cues": Scene(AGENT, cues),
     "agent-speaking": Scene(AGENT, speaking),
     "agent-warned": Scene(AGENT, warned),
     "agent-countdown": Scene(AGENT, countdown),

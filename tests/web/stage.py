@@ -40,7 +40,7 @@ from ivr.store import Journal
 from ivr.types import JournalRow, LiveEvent, LiveRow
 from policies.engine import Engine
 from policies.pack import Pack
-from policies.types import Side
+from policies.types import Conduct, ConductKind, Side
 from tests.ivr.calls import silence, speech
 
 _LISTENER = ListenerOptions()
@@ -258,6 +258,16 @@ class StagedCall:
                 await self.session.settle()
                 await asyncio.to_thread(lambda: None)
 
+    async def shouts(self) -> None:
+        """The caller is measured as shouting; the calming prompt is heard."""
+        self.session._do(self._shouting)
+        await self.prompt_ends()
+
+    def _shouting(self, now_ms: int) -> list[Any]:
+        core = self.session.core
+        core._act(core.engine.hear(Conduct(ConductKind.SHOUTING, now_ms - 3_000, now_ms, 11.0), now_ms), now_ms)
+        return core._flush()
+
     def half_said(self, text: str, side: Side = Side.CALLER) -> None:
         """Words on their way."""
         self.speaks(side)
@@ -266,6 +276,7 @@ class StagedCall:
 
     def speaks(self, side: Side, on: bool = True) -> None:
         """Somebody has the floor."""
+        self.session.core._legs[side].talking = on
         self._live(LiveEvent.SPEAKING, side=side.value, speaking=on)
 
     def ends(self, why: str = "the call's legs are gone") -> None:

@@ -206,6 +206,7 @@ async def test_wall_moves_and_touches_only_what_changed(stage: Stage, page: Page
 
 async def test_supervisor_takes_a_call_back_down_and_disarms_it(stage: Stage, page: Page) -> None:
     """Pardon, endings off and on again from the wall, on the call that was chosen and on no other."""
+    stage.config_error = "config.yaml:12: policy.pack: no such pack"
     await page.goto(stage.url + WALL)
     await page.wait_for_selector(LIVE)
     call, other = stage.call("201"), stage.call("202")
@@ -218,5 +219,6 @@ async def test_supervisor_takes_a_call_back_down_and_disarms_it(stage: Stage, pa
     await page.click(".action[data-key=disarm]")
     await page.wait_for_selector("#chosen[data-rung=disarmed]")
     assert (call.rung, other.rung) == ("disarmed", "warned")
+    await page.wait_for_selector("text=the old ones stay in force. config.yaml:12: policy.pack: no such pack")
     await page.click(".action[data-key=arm]")
     await page.wait_for_selector("#chosen[data-rung=clear]")
