@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: install demo run test check format bench pbx screenshots clean help tools
+.PHONY: install demo run test check format bench benchpbx pbx screenshots clean help tools
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench: $(READY) tools ## measure; the tables of docs/benchmarks*.md (about 25 mi
 	@$(BIN)/firmline bench capacity --calls 25 $(ARGS)
 	@$(BIN)/firmline bench ears $(ARGS)
 	@$(BIN)/python -m tests.web.bench_wall
+
+benchpbx: $(READY) ## measure thirty calls at once beside the Asterisk of `make pbx` (root only; about two minutes)
+	@$(BIN)/python -m tests.ivr.pbx.bench_pbx $(ARGS)
 
 pbx: ## a real Asterisk in a folder of its own, built once; the tests use it when it is there (root only; PBX=16 for 16.28)
 	@PBX=$(PBX) deploy/asterisk/build.sh

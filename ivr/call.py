@@ -649,6 +649,10 @@ class CallCore:
 
     def _finish(self, why: str, now_ms: int) -> None:
         rung = self.engine.rung.value
+        if self._play is not None:  # the PBX was quicker than our own leg to say that the call is over
+            self._journal(JournalEvent.ACTION_FAILED, now_ms, {**self._timing(self._play), "error": why})
+            self._play = None
+            self._try.over()
         self.engine.hear(pol.CallEnded(why), now_ms)
         self.phase = Phase.ENDED
         self._journal(JournalEvent.CALL_ENDED, now_ms, {"why": why, "rung": rung})

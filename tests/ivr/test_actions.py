@@ -141,3 +141,12 @@ def test_word_of_the_pbx_about_nothing_that_was_asked_is_left_alone() -> None:
     asked = Asked(lambda *_: None, said.append)
     asked.sent("transfer", "299 is ringing", 0)
     assert said == [] and asked.next_deadline_ms() is None
+
+
+def test_prompt_cut_off_by_the_end_of_the_call_is_journalled_as_not_heard() -> None:
+    """The PBX says that the call is over before our leg does: the journal must not look as if the caller had heard."""
+    bench, play = warned()
+    bench.take(bench.core.prompt_started(play.token, bench.now_ms, bench.now_ms))
+    bench.take(bench.core.close("the call is over", bench.now_ms))
+    bench.take(bench.core.prompt_done(play.token, False, "the leg is gone", bench.now_ms))
+    assert [row["error"] for row in bench.rows(JournalEvent.ACTION_FAILED)] == ["the call is over"]

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 AMI_USER, AMI_SECRET = "firmline", "ami-secret"
@@ -83,8 +84,9 @@ load=pbx_config.so
 class PbxServer:
     """One Asterisk process on loopback. ``start``, then ``phones_at(port)`` says where the phones are."""
 
-    def __init__(self, root: Path, log_folder: Path) -> None:
+    def __init__(self, root: Path, log_folder: Path, more_phones: Sequence[str] = ()) -> None:
         self.root, self.log_folder = root, log_folder
+        self.phones = (*PHONES, *more_phones)
         self.name = f"firmline-{uuid.uuid4().hex[:8]}"
         self.inside = f"/tmp/{self.name}"
         self.folder = root / "tmp" / self.name
@@ -146,7 +148,7 @@ class PbxServer:
         out = f"[transport]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{self.sip_port}\n"
         common = "disallow=all\nallow=ulaw\nmedia_address=127.0.0.1\nbind_rtp_to_media_address=yes\n"
         out += "[global]\ntype=global\nendpoint_identifier_order=username\ncontact_expiration_check_interval=1\n"
-        for phone in PHONES:
+        for phone in self.phones:
             out += f"[{phone}]\ntype=endpoint\ncontext=internal\naors={phone}\ncallerid=<{phone}>\n{common}"
             out += f"from_domain=127.0.0.1\ndirect_media={'yes' if self._direct_media else 'no'}\n"
             if phone == "202":  # an agent's phone with the hidden keys
