@@ -56,7 +56,7 @@ def hotkey(
 
     \b
     Example:
-      firmline token add --role agent --ext 201 > ~/.firmline-token
+      (umask 077; firmline token add --role agent --ext 201 > ~/.firmline-token)
       firmline hotkey --ext 201 --url https://firmline.example --token-file ~/.firmline-token
     """
     import re

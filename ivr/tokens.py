@@ -160,10 +160,17 @@ class TokenFile:
         except OSError as exc:
             raise ConfigError(f"api.tokens: cannot write beside {self.path}: {exc.strerror}") from exc
         try:
+            self._hand_over(handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
+
+    def _hand_over(self, handle: int) -> None:
+        """Root makes tokens for a service that runs as somebody else: it must still be able to read them."""
+        if os.geteuid() == 0:
+            of = os.stat(self.path if self.path.exists() else self.path.absolute().parent)
+            os.fchown(handle, of.st_uid, of.st_gid)
 
     def _write(self, tokens: Sequence[Token]) -> None:
         text = json.dumps(_File(tokens=list(tokens)).model_dump(mode="json"), indent=1) + "\n"
@@ -171,6 +178,7 @@ class TokenFile:
         try:
             handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
+                self._hand_over(handle)
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

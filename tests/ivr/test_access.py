@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import ssl
 import subprocess
 import sys
@@ -466,6 +467,16 @@ def test_file_holds_no_token_and_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert file.path.stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tokens.json", "tokens.json.lock"]
     assert TokenBook(file.path).find(secret, NOW.timestamp()) == file.read()[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_token_made_by_root_stays_readable_for_the_services_user(tmp_path: Path) -> None:
+    """The file belongs to whom it belonged, at first to the owner of its folder."""
+    os.chown(tmp_path, 12_345, 12_345)
+    file = TokenFile(tmp_path / "tokens.json")
+    for _ in range(2):
+        file.add(Role.OPS, None, "", None, NOW)
+        assert {(p.stat().st_uid, p.stat().st_mode & 0o777) for p in tmp_path.iterdir()} == {(12_345, 0o600)}
 
 
 def test_many_commands_at_once_lose_no_token(tmp_path: Path) -> None:
