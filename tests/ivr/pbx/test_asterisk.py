@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -545,3 +548,57 @@ async def test_prompt_is_heard_although_the_agents_phone_sends_nothing(world: Wo
         assert len(beside.ears.ever) == 3 and caller.in_call.is_set(), "no tap was replaced"
         await caller.hang_up()
         await world.channels_settle(lambda names: not names)
+
+
+@contextlib.asynccontextmanager
+async def forwarder(port: int, to_port: int, banner: bytes) -> AsyncIterator[None]:
+    """The manager interface at another port, under another banner."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_pbx, to_pbx = await asyncio.open_connection("127.0.0.1", to_port)
+        await from_pbx.readline()
+        writer.write(banner)
+        await asyncio.gather(pump(reader, to_pbx), pump(from_pbx, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def test_pbx_that_is_down_at_start_and_of_unknown_version_is_waited_for_and_used(world: World) -> None:
+    """While nothing listens the problem says so; then it comes up, calling itself what nobody knows, and is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with Beside(world, ami=ami_options(world.server, port=port)) as beside:
+        await _told(world, beside, f"127.0.0.1:{port} cannot be reached")
+        async with forwarder(port, world.server.ami_port, b"Asterisk Call Manager/99.9.9\r\n"):
+            await _told(world, beside, "")
+            caller, _agent = await talking(world, "pat", "201")
+            await beside.ears.both()
+            await caller.hang_up()
+            await beside.ears.until(lambda: not beside.ears.legs)
+            await beside.pbx.stop()
+
+
+async def test_manager_user_without_events_is_told_while_it_goes_on(world: World) -> None:
+    """Which line of manager.conf lacks what; it is asked again at each login."""
+    async with Beside(world, ami=ami_options(world.server, username="deaf", timeout_ms=700)) as beside:
+        async with asyncio.timeout(5):
+            while "add call to its read=" not in (beside.pbx.problem() or ""):
+                await world.stack.clock.pause(50)
+
+
+async def _told(world: World, beside: Beside, said: str) -> None:
+    async with asyncio.timeout(8):
+        while said not in (told := beside.pbx.problem() or "") or bool(told) is not bool(said):
+            await world.stack.clock.pause(50)
