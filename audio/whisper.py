@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -185,7 +185,6 @@ class ShortContextWhisper:
     :param kind: name of the model as in :data:`RECIPES`; found from the model itself when ``None``.
     :param language: language code; English-only models ignore it.
     :param initial_prompt: natural sentences that set the scene. Never a list of words: measured, lists invent speech.
-    :param files: what to load in place of the folder's own files of these names (:mod:`audio.vocabulary` makes some).
     :param probe: a few seconds of clear speech at 16 kHz for the self-test; without it only silence is tried.
     :raises RuntimeError, ValueError, OSError: when the folder holds no usable model, in the loader's own words.
     """
@@ -202,7 +201,6 @@ class ShortContextWhisper:
         initial_prompt: str | None = None,
         recipe: Recipe | None = None,
         probe: Audio | None = None,
-        files: Mapping[str, bytes] | None = None,
     ) -> None:
         device, compute_type = choose_compute(device, compute_type)
         self._whisper = WhisperModel(
@@ -212,7 +210,6 @@ class ShortContextWhisper:
             cpu_threads=threads,
             num_workers=1,
             local_files_only=True,
-            files=dict(files) if files else None,
         )
         self._model = self._whisper.model
         self.device: str = self._model.device

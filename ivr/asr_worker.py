@@ -17,6 +17,7 @@ import os
 import signal
 import struct
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -69,16 +70,17 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
     from audio.transcribe import Transcriber
     from audio.whisper import ShortContextWhisper
 
-    whisper = ShortContextWhisper(
-        settings.path,
-        device=settings.device,
-        compute_type=settings.compute_type,
-        threads=settings.threads,
-        language=settings.language,
-        initial_prompt=settings.initial_prompt,
-        probe=_probe(settings.language),
-        files=_spoken_only(Path(settings.path)) if settings.vocabulary == "spoken" else None,
-    )
+    with tempfile.TemporaryDirectory(prefix="firmline-model-") as aside:
+        smaller = settings.vocabulary == "spoken" and _spoken_only(Path(settings.path), Path(aside))
+        whisper = ShortContextWhisper(
+            aside if smaller else settings.path,
+            device=settings.device,
+            compute_type=settings.compute_type,
+            threads=settings.threads,
+            language=settings.language,
+            initial_prompt=settings.initial_prompt,
+            probe=_probe(settings.language),
+        )
     about = {
         "kind": whisper.kind,
         "recipe": whisper.recipe.name,
@@ -103,20 +105,29 @@ def _context(recipe: Recipe) -> dict[str, float]:
     }
 
 
-def _spoken_only(folder: Path) -> dict[str, bytes] | None:
-    """The model's files without the tokens that nobody says; ``None`` when it is not one for which those are known."""
+def _spoken_only(folder: Path, aside: Path) -> bool:
+    """Put the model without the tokens that nobody says into ``aside``; false when that cannot be done.
+
+    On disk and not in memory: CTranslate2 would keep the file's bytes beside the model as long as it lives.
+    """
     from audio.vocabulary import NEEDED, VocabularyError, parse_keep, smaller
 
     try:
         keep = parse_keep(resources.files("ivr").joinpath(SPOKEN_TOKENS).read_text(encoding="utf-8"))
         if hashlib.sha256((folder / "vocabulary.txt").read_bytes()).hexdigest() != keep.sha256:
-            return None
-        return smaller({name: (folder / name).read_bytes() for name in NEEDED}, keep)
+            return False
+        made = smaller({name: (folder / name).read_bytes() for name in NEEDED}, keep)
+        for name, raw in made.items():
+            (aside / name).write_bytes(raw)
+        for other in folder.iterdir():
+            if other.name not in made:
+                (aside / other.name).symlink_to(other.resolve())
     except FileNotFoundError:
-        return None
-    except VocabularyError as error:
+        return False
+    except (VocabularyError, OSError) as error:
         _LOG.warning("the model in %s keeps its whole vocabulary, which costs more: %s", folder, error)
-        return None
+        return False
+    return True
 
 
 def _probe(language: str) -> npt.NDArray[np.float32] | None:

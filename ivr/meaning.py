@@ -30,13 +30,10 @@ def shipped_head() -> tuple[Head, dict[str, Vectors]]:
     """
     stored = (resources.files("ivr") / "data" / "meaning" / HEAD_FILE).read_bytes()
     with np.load(io.BytesIO(stored), allow_pickle=False) as data:
-        grams = {gram: at for at, gram in enumerate(bytes(data["grams"]).decode().split("\n"))}
         head = Head(
             data["vectors"].astype(np.float32),
             data["rules"].astype(np.float32),
-            data["runs"].astype(np.float32),
             data["bias"].astype(np.float32),
-            grams,
             float(data["temperature"]),
         )
         texts = bytes(data["texts"]).decode().split("\n")

@@ -272,7 +272,7 @@ def _curve(rows: Sequence[Labelled], pack: Pack) -> list[tuple[float, float, flo
     read = []
     for row in rows:
         tokens, ruled = by_words(row.text, pack)
-        reading = pack.meaning.read(row.text, lambda text: _window(text, pack)) if tokens else None
+        reading = pack.meaning.read(row.text, lambda text: by_words(text, pack)[1]) if tokens else None
         read.append((ruled, reading, in_the_room(tokens)))
     points = []
     for bar in SWEEP:
@@ -284,8 +284,3 @@ def _curve(rows: Sequence[Labelled], pack: Pack) -> list[tuple[float, float, flo
         precision, recall, _, per_100 = _figures(rows, struck)
         points.append((bar, precision, recall, per_100))
     return points
-
-
-def _window(text: str, pack: Pack) -> tuple[list[str], Any]:
-    tokens, ruled = by_words(text, pack)
-    return [token.text for token in tokens], ruled

@@ -81,7 +81,7 @@ _POINTING = _set("that this these those the some every any each one what no")
 _YOU = _set("you yourself yourselves")
 _SAYING = _set(
     "said says say saying told tell telling called calling call calls shouted shouting screamed yelled texted "
-    "wrote goes went accused thinks thought named described posted emailed replied reckons reckoned"
+    "wrote writes quote reads goes went accused thinks thought named described posted emailed replied reckons reckoned"
 )
 _DENYING = _set("not never no without nobody")
 _DENIED_VERBS = _set(
@@ -121,6 +121,11 @@ def direction(tokens: Sequence[Token], hit: Hit) -> Direction:
     return _denied_or_reported(tokens, hit, start) or _jesting(tokens, found)
 
 
+_CREATURES = _set("cat dog puppy kitten parrot budgie hamster rabbit wasp fly seagull")
+"""Spoken to beside the telephone ("get down, you stupid cat"); what people are called (cow, pig) is not here."""
+
+_KIN = _set("mum mom dad nan nana")
+
 _AT_HOME = _set(
     "dog cat puppy kitten parrot budgie kids kid children child baby toddler husband wife son daughter grandson "
     "granddaughter mum mom dad gran brother sister boys girls lads partner flatmate him her them"
@@ -130,11 +135,17 @@ _AT_HOME = _set(
 def in_the_room(tokens: Sequence[Token]) -> bool:
     """An aside: "shut up, Rex! Sorry, that's the dog", "not you, I'm talking to my husband"."""
     words = [t.text for t in tokens[:200]]
+    if len(words) > 1 and words[0] in _KIN and tokens[1].lead == ",":
+        return True
     for at, word in enumerate(words):
         after = words[at + 1 : at + 7]
+        if word in _CREATURES and "you" in words[max(0, at - 3) : at]:
+            return True
         if word == "sorry" and at and (_AT_HOME & set(after)) and {"that", "about", "is", "was"} & set(after):
             return True
         if word == "talking" and after[:1] == ["to"] and _AT_HOME & set(after[1:3]):
+            return True
+        if word == "sorry" and at and after[:2] in (["she", "is"], ["he", "is"], ["they", "are"]):
             return True
         if word == "not" and after[:1] == ["you"] and (at + 2 == len(words) or tokens[at + 2].lead):
             if not tokens[at].lead:
@@ -284,6 +295,8 @@ def _denied_or_reported(tokens: Sequence[Token], hit: Hit, start: int) -> Direct
         word = words[at]
         if word in ("but", "because"):
             return None
+        if word == "quote":
+            return Direction(Aim.REPORTED, 0.85, "only reports what was said")
         if word in _SAYING or (word == "like" and at and words[at - 1] in ("was", "were", "is")):
             return _said(words[:at], words[at + 1 :], inside)
         if word in _DENIED_VERBS and _DENYING & set(words[max(0, at - 4) : at]):

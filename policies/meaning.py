@@ -3,14 +3,13 @@
 Owns: what is learned from (features), the head's arithmetic, nearest examples, long texts cut into windows. Never: the
 model (the embed function is passed in), files, thresholds (the pack has them).
 
-Two readings of one vector. The *head* is a multinomial logistic regression over the sentence vector, runs of words and
-what the rules found; it generalises. The *examples* of the pack are looked up by nearness; they are how ops teach: a
+Two readings of one vector. The *head* is a multinomial logistic regression over the sentence vector and what the rules
+found; it generalises. The *examples* of the pack are looked up by nearness; they are how ops teach: a
 line of YAML close enough to what was said decides, without any training, and is quoted as the reason.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,11 @@ from policies.types import Category, Verdict
 
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
-"""Sentences -> shape ``(n, 2 * width)``: mean over the tokens, then maximum over the tokens, each of unit length."""
+"""Sentences -> shape ``(n, PARTS * width)``, see ``PARTS``."""
+
+PARTS = 7
+"""Parts of a sentence's vector, each of unit length: mean and maximum over the tokens of the last layer, of the third,
+of the fourth, and the mean of the fifth. Likeness to examples is taken on the first part alone."""
 
 CLASSES = (
     Category.CIVIL,
@@ -37,8 +40,6 @@ ATTACKS = CLASSES[1:5]
 
 VECTOR_SCALE = 3.0
 """Unit vectors are small beside counts; without it the penalty of the fit would mute them."""
-GRAM_SCALE = 1.5
-MAX_GRAM_TOKENS = 60
 WINDOW_WORDS = 40
 """Longer texts are read in windows of this many words, as far as ``MAX_WINDOWS`` goes: the cost is bounded."""
 MAX_WINDOWS = 6
@@ -50,25 +51,20 @@ RULE_WIDTH = 2 * len(_KINDS) + 3
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Weights of the logistic regression, one column a class; ``grams`` numbers the known runs of words.
+    """Weights of the logistic regression, one column a class.
 
-    ``vectors`` has shape ``(2 * width, 6)``, ``rules`` ``(RULE_WIDTH, 6)``, ``runs`` ``(len(grams), 6)``.
+    ``vectors`` has shape ``(PARTS * width, 6)``, ``rules`` ``(RULE_WIDTH, 6)``, ``bias`` ``(6,)``.
     ``temperature`` divides the scores before they become probabilities (Guo et al. 2017), fitted on held-back folds.
     """
 
     vectors: Vectors
     rules: Vectors
-    runs: Vectors
     bias: Vectors
-    grams: Mapping[str, int]
     temperature: float = 1.0
 
-    def probabilities(self, vector: Vectors, tokens: Sequence[str], ruled: Verdict) -> Vectors:
+    def probabilities(self, vector: Vectors, ruled: Verdict) -> Vectors:
         """One probability a class, in the order of ``CLASSES``."""
         scores = vector * VECTOR_SCALE @ self.vectors + rule_features(ruled) @ self.rules + self.bias
-        known = [self.grams[gram] for gram in sorted(grams_of(tokens)) if gram in self.grams]
-        if known:
-            scores = scores + self.runs[known].sum(axis=0) * (GRAM_SCALE / math.sqrt(len(known)))
         raised = np.exp((scores - scores.max()) / self.temperature)
         return np.asarray(raised / raised.sum(), dtype=np.float32)
 
@@ -107,12 +103,6 @@ def rule_features(ruled: Verdict) -> Vectors:
     return out
 
 
-def grams_of(tokens: Sequence[str]) -> set[str]:
-    """Runs of one to three canonical words, the edges of the text included."""
-    words = ["<", *tokens[:MAX_GRAM_TOKENS], ">"]
-    return {" ".join(words[at : at + size]) for size in (1, 2, 3) for at in range(len(words) - size + 1)}
-
-
 class Meaning:
     """The reader of one pack: the head and the pack's examples. Safe to share between calls.
 
@@ -127,7 +117,7 @@ class Meaning:
         known: Mapping[str, Vectors] | None = None,
     ) -> None:
         self._embed, self._head = embed, head
-        self._width = head.vectors.shape[0] // 2
+        self._width = head.vectors.shape[0] // PARTS
         self._texts = [text for text, _ in examples]
         self._kinds = [kind for _, kind in examples]
         self._matrix = self._example_vectors(known or {})
@@ -140,18 +130,18 @@ class Meaning:
         for window in windows(text):
             self._vector(window)
 
-    def read(self, text: str, judged: Callable[[str], tuple[Sequence[str], Verdict]]) -> Reading:
-        """What ``text`` means; of a long one, its worst window. ``judged`` gives a window's tokens and ruling."""
-        readings = [self._read(window, *judged(window)) for window in windows(text)]
+    def read(self, text: str, judged: Callable[[str], Verdict]) -> Reading:
+        """What ``text`` means; of a long one, its worst window. ``judged`` gives a window's ruling."""
+        readings = [self._read(window, judged(window)) for window in windows(text)]
         worst = max(readings, key=lambda r: r.attack)
         danger = max(readings, key=lambda r: r.danger)
         if danger.danger > worst.attack:
             worst = danger
         return Reading(worst.attack, worst.category, danger.danger, worst.near_bad, worst.near_civil)
 
-    def _read(self, text: str, tokens: Sequence[str], ruled: Verdict) -> Reading:
+    def _read(self, text: str, ruled: Verdict) -> Reading:
         vector = self._vector(text)
-        chances = self._head.probabilities(vector, tokens, ruled)
+        chances = self._head.probabilities(vector, ruled)
         attacks = chances[1:5]
         similar = self._matrix @ vector[: self._width] if len(self._texts) else np.zeros(0, dtype=np.float32)
         return Reading(

@@ -42,7 +42,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "alot": ("a", "lot"), "cos": ("because",), "cuz": ("because",), "coz": ("because",),
 }  # fmt: skip
 _ENDINGS: tuple[tuple[str, str], ...] = (("n't", "not"), ("'re", "are"), ("'ll", "will"), ("'ve", "have"), ("'m", "am"))
-_IS = frozenset("he she it that this there what who where how here everything everyone nobody".split())
+_IS = frozenset("he she it that this there what who where how here everything everyone nobody someone somebody".split())
 
 
 @dataclass(frozen=True, slots=True)

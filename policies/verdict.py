@@ -56,7 +56,7 @@ def judge(text: str, pack: Pack) -> Verdict:
     tokens, ruled = by_words(text, pack)
     if pack.meaning is None or not tokens:
         return ruled
-    reading = pack.meaning.read(text, lambda window: _window(window, pack))
+    reading = pack.meaning.read(text, lambda window: ruled if window == text else by_words(window, pack)[1])
     return weigh(ruled, reading, pack, aside=in_the_room(tokens))
 
 
@@ -64,11 +64,6 @@ def by_words(text: str, pack: Pack) -> tuple[Sequence[Token], Verdict]:
     """Canonical tokens, and the verdict of lexicon and direction alone."""
     tokens = pack.lexicon.tokens(text)
     return tokens, _by_words(text, tokens, pack)
-
-
-def _window(text: str, pack: Pack) -> tuple[list[str], Verdict]:
-    tokens, ruled = by_words(text, pack)
-    return [t.text for t in tokens], ruled
 
 
 def _by_words(text: str, tokens: Sequence[Token], pack: Pack) -> Verdict:

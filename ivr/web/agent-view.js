@@ -53,8 +53,10 @@ export class AgentView {
     const { call, link } = picture;
     const live = link === "live";
     const talking = call !== null && !call.ended && !picture.signIn;
-    const after = call !== null && call.ended && (call.rough || call.danger) && !picture.signIn;
-    const ending = talking && call.rung === "ending";
+    // A trial run handles nothing: no countdown is shown that nobody could stop, and no work is claimed afterwards.
+    const acts = call?.mode !== "shadow";
+    const after = call !== null && call.ended && acts && (call.rough || call.danger) && !picture.signIn;
+    const ending = talking && acts && call.rung === "ending";
     attr(document.body, "data-link", link);
     attr(document.body, "data-rung", talking ? call.rung : "none");
     text(byId("link"), MARK_OF[link]);
@@ -73,7 +75,7 @@ export class AgentView {
     this._after(picture);
     this._suggestion(asked, live);
     const risen = talking && now - call.roseAt < RISEN_MS;
-    this._cue(risen && !ending && picture.cues ? call : null);
+    this._cue(risen && acts && !ending && !asked && picture.cues ? call : null);
     if (talking) this._call(call, now, live, picture.unheard.length > 0);
     this._speak(talking ? call : null, after, live);
   }
@@ -242,6 +244,7 @@ function nowWords(call, deaf, risen) {
       ? ["Somebody may be in danger", "Firmline will not end this call. A supervisor is being called."]
       : ["Endings are off", RUNGS.disarmed.says];
   }
+  if (call.mode === "shadow" && call.rung !== "clear") return [`Would be: ${RUNGS[call.rung].name}`, "Nothing was done: this is a trial run."];
   if (deaf) return [call.rung === "clear" ? "Not hearing the caller" : RUNGS[call.rung].name, "You are on your own for the moment."];
   const conduct = risen ? CONDUCT[call.rose] : "";
   if (call.rung === "clear") return conduct ? [conduct.slice(0, -1), "Nothing is counted for that."] : ["All calm", RUNGS.clear.says];

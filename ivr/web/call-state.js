@@ -327,6 +327,7 @@ function mark(call, data, verdict) {
  */
 function moved(call, from, to, data) {
   const by = who(String(data["by"] ?? ""), call.ext);
+  if (data["mode"] === "shadow" && data["cause"] !== "safeguard") return `Would be: ${RUNGS[to].name}. Nothing was done.`;
   switch (data["cause"]) {
     case "prompt_heard":
       return RUNGS[to].says;

@@ -92,6 +92,6 @@ export function reason(data, you) {
   const aimed = data["directed"] ? `aimed at ${you}` : "aimed at nobody here";
   const what = name ? `${name}, ${aimed}` : String(data["why"] ?? "");
   const held = String(data["held"] ?? "");
-  if (held.startsWith("mode ")) return `Would count: ${what}.`;
+  if (held.startsWith("mode ") || data["mode"] === "shadow") return `Would count: ${what}.`;
   return held ? `Not counted (${held}): ${what}.` : `Counts: ${what}.`;
 }

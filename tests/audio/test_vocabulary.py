@@ -39,14 +39,16 @@ def keep() -> Keep:
 
 @pytest.mark.model
 def test_model_without_unsaid_tokens_hears_what_the_whole_one_hears(
-    speech_model: ResolvedModel, files: dict[str, bytes], keep: Keep, say: Callable[..., Pcm]
+    speech_model: ResolvedModel, files: dict[str, bytes], keep: Keep, say: Callable[..., Pcm], tmp_path: Path
 ) -> None:
     """Text, scores and word times; with a sentence before it, too, which has to be encoded."""
     segments = [Segment(samples, 8000, 0, 0, 0) for samples in map(say, TEXTS)]
     heard: dict[str, list[Decoded]] = {}
     sizes = {}
-    for name, chosen in {"whole": None, "spoken": smaller(files, keep)}.items():
-        whisper = ShortContextWhisper(speech_model.path, files=chosen, initial_prompt="This is a rotten service.")
+    for name, raw in smaller(files, keep).items():
+        (tmp_path / name).write_bytes(raw)
+    for name, folder in {"whole": speech_model.path, "spoken": str(tmp_path)}.items():
+        whisper = ShortContextWhisper(folder, initial_prompt="This is a rotten service.")
         assert whisper.fallback is None
         sizes[name] = whisper.tokens
         heard[name] = whisper.decode([Task(prepare(each), timed=True) for each in segments])

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ivr.api.server import ApiServer
 from ivr.companion.client import ApiClient
 from ivr.companion.keys import DEBOUNCE_MS, DEFAULTS, Debounce, combinations, spoken
-from ivr.errors import ConfigError
+from ivr.companion.run import listen
+from ivr.errors import ConfigError, FirmlineError
 from ivr.hotkey_command import read_token
 from policies.types import Hotkey, Key
 from tests.ivr.test_access import Guarded
@@ -127,18 +128,24 @@ async def test_key_on_the_desktop_reaches_the_agents_call_and_it_connects_again(
     await again.stop()
 
 
-@pytest.mark.parametrize(("display", "said"), [("", "there is no X display"), (":4242", "cannot be listened to")])
-async def test_desktop_that_is_not_there_is_told_in_one_sentence(tmp_path: Path, display: str, said: str) -> None:
+def test_session_without_a_display_is_told_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Wayland and on servers: the curl line."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(FirmlineError, match="there is no X display .* curl line"):
+        listen({"<f9>": Key.WARN}, lambda _key: None)
+
+
+async def test_desktop_that_is_not_there_is_told_in_one_sentence(tmp_path: Path) -> None:
     """No traceback; what to do instead."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ivr", "hotkey", "--ext", "201"),
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": display},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": ":4242"},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
     _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 1 and said in err.decode() and "Traceback" not in err.decode()
+    assert process.returncode == 1 and "cannot be listened to" in err.decode() and "Traceback" not in err.decode()
 
 
 def test_combinations_are_the_usual_ones_where_none_are_given() -> None:

@@ -16,7 +16,7 @@ from ivr import meaning as shipped
 from ivr.embedding import sentence_model
 from ivr.errors import ModelError
 from ivr.judge import load_pack, shipped_packs
-from policies.meaning import CLASSES, MAX_WINDOWS, Head, Meaning, Vectors, windows
+from policies.meaning import CLASSES, MAX_WINDOWS, PARTS, Head, Meaning, Vectors, windows
 from policies.pack import Pack
 from policies.types import Category
 from policies.verdict import judge
@@ -117,9 +117,9 @@ def test_pack_examples_share_no_text_with_the_test_sets(standard: Pack) -> None:
 
 
 def _head(width: int = 2) -> Head:
-    zeros: Vectors = np.zeros((2 * width, len(CLASSES)), dtype=np.float32)
+    zeros: Vectors = np.zeros((PARTS * width, len(CLASSES)), dtype=np.float32)
     rules: Vectors = np.zeros((19, len(CLASSES)), dtype=np.float32)
-    return Head(zeros, rules, np.zeros((0, len(CLASSES)), np.float32), np.zeros(len(CLASSES), np.float32), {})
+    return Head(zeros, rules, np.zeros(len(CLASSES), np.float32))
 
 
 def test_meaning_long_text_is_read_in_bounded_windows(standard: Pack) -> None:
@@ -128,10 +128,10 @@ def test_meaning_long_text_is_read_in_bounded_windows(standard: Pack) -> None:
 
     def embed(texts: Sequence[str]) -> Vectors:
         asked.extend(texts)
-        return np.ones((len(texts), 4), dtype=np.float32)
+        return np.ones((len(texts), 2 * PARTS), dtype=np.float32)
 
     reader = Meaning(embed, _head(), [])
-    reader.read("word " * 10_000, lambda text: (text.split(), judge("", standard)))
+    reader.read("word " * 10_000, lambda _: judge("", standard))
     assert len(asked) == 1  # every window is the same text, and read once
     assert len(windows("a b c " * 5_000)) == MAX_WINDOWS
     assert all(len(window) <= 1_200 for window in windows("x" * 1_000_000))
@@ -143,9 +143,9 @@ def test_meaning_prepare_does_the_slow_part_before(standard: Pack) -> None:
 
     def embed(texts: Sequence[str]) -> Vectors:
         asked.extend(texts)
-        return np.ones((len(texts), 4), dtype=np.float32)
+        return np.ones((len(texts), 2 * PARTS), dtype=np.float32)
 
     reader = Meaning(embed, _head(), [])
     reader.prepare("where is my parcel")
-    reader.read("where is my parcel", lambda text: (text.split(), judge("", standard)))
+    reader.read("where is my parcel", lambda _: judge("", standard))
     assert asked == ["where is my parcel"]

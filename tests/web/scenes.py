@@ -97,6 +97,13 @@ async def suggestion(stage: Stage, page: Page) -> None:
     await page.wait_for_selector("text=Shall Firmline")
 
 
+async def trial(stage: Stage, page: Page) -> None:
+    call = await _talking(stage)
+    await call.says(INSULT)
+    await page.wait_for_selector("#now-title >> text=Would be: Warned")
+    await page.wait_for_selector("text=Would count")
+
+
 async def unheard(stage: Stage, page: Page) -> None:
     await _talking(stage)
     stage.hears = False
@@ -197,6 +204,7 @@ SCENES: dict[str, Scene] = {
     "agent-safeguard": Scene(AGENT, safeguard),
     "agent-after": Scene(AGENT, after),
     "agent-suggestion": Scene(AGENT, suggestion, Mode.SUGGEST),
+    "agent-trial": Scene(AGENT, trial, Mode.SHADOW),
     "agent-unheard": Scene(AGENT, unheard),
     "agent-lost": Scene(AGENT, lost),
     "wall-empty": Scene(WALL, wall_empty),

@@ -144,8 +144,8 @@ async def test_keyboard_alone_warns_ends_and_spares(stage: Stage, page: Page) ->
     assert call.rung == "warned"
     await page.click("summary")
     await page.click("#use-shortcuts")
-    await page.keyboard.press("w")
     await page.wait_for_selector("[data-letters=off]")
+    await page.keyboard.press("w")
     assert call.session.core.playing is None
 
 

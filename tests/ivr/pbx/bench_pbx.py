@@ -38,7 +38,7 @@ from ivr.pbx.ami import AmiMessage
 from ivr.prompts import load_catalogue
 from tests.ivr.pbx.beside import Beside, World, ami_options, manager
 from tests.ivr.pbx.pbx_server import MANY, PHONES, PbxServer, find_root
-from tests.ivr.service import open_files, threads, udp_ports
+from tests.ivr.service import open_files, udp_ports
 
 FIRST = 210
 CIVIL_EVERY_MS = 8_000
@@ -108,7 +108,7 @@ class Bench:
         overrides["ears"] = {"workers": workers}
         service = await self.world.firmline(overrides)
         await self._warm_up()
-        before = open_files(service.pid), threads(service.pid), len(udp_ports(service.pid))
+        before = open_files(service.pid), len(udp_ports(service.pid))
         pairs = await self.dial_all()
         await self.world.rows.wait("leg_up", times=2 * len(pairs), ceiling_s=CEILING_S)
         await self.world.stack.clock.pause(1_000)
@@ -125,9 +125,9 @@ class Bench:
         await self.hang_up_all(pairs)
         await self.world.rows.wait("call_ended", times=len(pairs), ceiling_s=CEILING_S)
         await self.world.stack.clock.pause(2_000)
-        after = open_files(service.pid), threads(service.pid), len(udp_ports(service.pid))
+        after = open_files(service.pid), len(udp_ports(service.pid))
         if any(now > then for now, then in zip(after, before, strict=True)):
-            self.problems.append(f"left over: files, threads, ports {before} -> {after}")
+            self.problems.append(f"left over: files, ports {before} -> {after}")
         if left := await self._calls(service):
             self.problems.append(f"{left} calls left over")
         await service.stop()
