@@ -18,6 +18,8 @@ $(READY): pyproject.toml
 	  || { echo "firmline: Python 3.11 to 3.13 is needed; try: make install PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[hotkey]' >/dev/null 2>&1 \
+	  || echo "firmline: \`firmline hotkey\` is left out: its library needs a C compiler and Python's headers (its test will be skipped)"
 	@touch $(READY)
 
 demo: $(READY) ## two live calls on this machine: an abusive caller is warned and handed on, an upset one is left alone

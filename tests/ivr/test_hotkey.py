@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import stat
@@ -59,6 +60,8 @@ async def _run(*command: str, display: str) -> None:
 @pytest.fixture
 async def display() -> AsyncIterator[str]:
     """An X server without a screen, on a display number that is free."""
+    if importlib.util.find_spec("pynput") is None:
+        pytest.skip("the extra `hotkey` is not installed: its library needs a C compiler")
     reading, writing = os.pipe()
     server = await asyncio.create_subprocess_exec(
         "Xvfb", "-displayfd", str(writing), "-screen", "0", "640x480x24", "-nolisten", "tcp",
