@@ -26,6 +26,8 @@ CERTAIN_NO_SPEECH = 0.8
 DOUBTFUL_LOGPROB = -0.8
 LOWEST_LOGPROB = -1.2
 MOST_REPETITION = 2.4
+SECOND_OPINION = "second_opinion"
+"""``Transcript.dropped`` of what was not decoded because it is no speech."""
 DOUBTFUL_REPETITION = 1.5
 
 INVENTIONS = frozenset(
@@ -64,6 +66,13 @@ class Decoder(Protocol):
 
     def decode(self, batch: Sequence[Task]) -> list[Decoded]:
         """One result for each task, in order."""
+
+
+class Opinion(Protocol):
+    """What :class:`audio.silero.SecondOpinion` does."""
+
+    def is_speech(self, audio: npt.NDArray[np.float32]) -> bool:
+        """Whether prepared audio may hold speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +135,25 @@ def prepare(segment: Segment) -> npt.NDArray[np.float32]:
 
 
 class Transcriber:
-    """Segments in, transcripts on the call clock out."""
+    """Segments in, transcripts on the call clock out. What ``second_opinion`` takes for no speech is not decoded."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, second_opinion: Opinion | None = None) -> None:
+        self._decoder, self._opinion = decoder, second_opinion
 
     def transcribe(self, segments: Sequence[Segment]) -> list[Transcript]:
         """One transcript a segment, in order."""
         tasks = [Task(prepare(each), each.kind is SegmentKind.DRAFT, each.word_times) for each in segments]
-        found = self._decoder.decode(tasks)
-        return [_transcript(segment, heard) for segment, heard in zip(segments, found, strict=True)]
+        asked = [self._opinion is None or self._opinion.is_speech(task.audio) for task in tasks]
+        found = iter(self._decoder.decode([task for task, speech in zip(tasks, asked, strict=True) if speech]))
+        return [
+            _transcript(segment, next(found)) if speech else _not_decoded(segment)
+            for segment, speech in zip(segments, asked, strict=True)
+        ]
+
+
+def _not_decoded(segment: Segment) -> Transcript:
+    final = segment.kind is not SegmentKind.DRAFT
+    return Transcript("", segment.start_ms, segment.end_ms, final=final, dropped=SECOND_OPINION)
 
 
 def _transcript(segment: Segment, heard: Decoded) -> Transcript:

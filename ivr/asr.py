@@ -45,6 +45,7 @@ class AsrOptions:
     language: str = "en"
     initial_prompt: str | None = None
     vocabulary: str = "spoken"
+    second_opinion: bool = True
     queue: QueueOptions = QueueOptions()
     decode_timeout_s: float = 20.0
     nice: int = 5
@@ -99,6 +100,7 @@ class AsrPool:
             language=self._options.language,
             initial_prompt=self._options.initial_prompt,
             vocabulary=self._options.vocabulary,
+            second_opinion=self._options.second_opinion,
             nice=self._options.nice,
             parent_pid=os.getpid(),
         )
@@ -360,6 +362,7 @@ class SyncAsr:
             language=chosen.language,
             initial_prompt=chosen.initial_prompt,
             vocabulary=chosen.vocabulary,
+            second_opinion=chosen.second_opinion,
         )
         self.model = model
         try:

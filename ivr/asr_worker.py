@@ -33,6 +33,7 @@ from audio.wavio import read_wav
 from ivr import clock
 
 if TYPE_CHECKING:
+    from audio.silero import SecondOpinion
     from audio.transcribe import Transcriber
     from audio.whisper import Recipe
 
@@ -46,8 +47,8 @@ _PR_SET_PDEATHSIG = 1
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """What a worker needs to load its model. ``vocabulary``: ``spoken`` leaves out tokens that nobody says, where they
-    are known for the model (:mod:`audio.vocabulary`); ``full`` leaves it whole. ``nice`` is added to its niceness:
-    sound and signalling come first."""
+    are known for the model (:mod:`audio.vocabulary`); ``full`` leaves it whole. ``second_opinion``: what Silero takes
+    for no speech is not decoded. ``nice`` is added to its niceness: sound and signalling come first."""
 
     path: str
     device: str = "cpu"
@@ -56,13 +57,14 @@ class WorkerSettings:
     language: str = "en"
     initial_prompt: str | None = None
     vocabulary: str = "spoken"
+    second_opinion: bool = True
     nice: int = 5
     parent_pid: int = 0
 
 
 def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, Any]]:
     """Load and self-test the model; the second item says what is used: ``kind``, ``recipe``, ``fallback``, ``device``,
-    ``compute_type``, ``tokens`` of the vocabulary, and ``context`` for the queue.
+    ``compute_type``, ``tokens`` of the vocabulary, ``second_opinion``, and ``context`` for the queue.
 
     :raises RuntimeError, ValueError, OSError: in the loader's words, when there is no usable model.
     """
@@ -70,6 +72,7 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
     from audio.transcribe import Transcriber
     from audio.whisper import ShortContextWhisper
 
+    probe = _probe(settings.language)
     with tempfile.TemporaryDirectory(prefix="firmline-model-") as aside:
         smaller = settings.vocabulary == "spoken" and _spoken_only(Path(settings.path), Path(aside))
         whisper = ShortContextWhisper(
@@ -79,8 +82,9 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
             threads=settings.threads,
             language=settings.language,
             initial_prompt=settings.initial_prompt,
-            probe=_probe(settings.language),
+            probe=probe,
         )
+    opinion = _second_opinion(probe) if settings.second_opinion else None
     about = {
         "kind": whisper.kind,
         "recipe": whisper.recipe.name,
@@ -88,9 +92,21 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
         "device": whisper.device,
         "compute_type": whisper.compute_type,
         "tokens": whisper.tokens,
+        "second_opinion": opinion is not None,
         "context": _context(whisper.recipe),
     }
-    return Transcriber(whisper), about
+    return Transcriber(whisper, opinion), about
+
+
+def _second_opinion(probe: npt.NDArray[np.float32] | None) -> SecondOpinion | None:
+    """``None``, and a word in the log, when it is not there or fails its self-test: calls are heard without it."""
+    try:
+        from audio.silero import SecondOpinion
+
+        return SecondOpinion(probe)
+    except Exception as error:  # of the package and its runtime: they have no common root
+        _LOG.warning("ears.second_opinion does nothing: Silero cannot be used: %s", error)
+        return None
 
 
 def _context(recipe: Recipe) -> dict[str, float]:

@@ -127,6 +127,7 @@ def asr_options(config: Config) -> AsrOptions:
         device=ears.device,
         compute_type=ears.compute_type,
         vocabulary=ears.vocabulary,
+        second_opinion=ears.second_opinion,
         initial_prompt=ears.initial_prompt or None,
         queue=queue,
     )

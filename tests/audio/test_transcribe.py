@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from audio.level import dbov
-from audio.transcribe import GUARDS, INVENTIONS, Transcriber, dropped_by, prepare
+from audio.transcribe import GUARDS, INVENTIONS, SECOND_OPINION, Transcriber, dropped_by, prepare
 from audio.types import Pcm, Segment
 from audio.whisper import Decoded
 from ivr.asr import SyncAsr
@@ -102,15 +102,40 @@ def test_transcriber_keeps_order_and_call_clock() -> None:
     ]
 
 
+def test_what_is_no_speech_is_not_decoded_and_says_why() -> None:
+    """The others keep their places."""
+    decoded: list[int] = []
+
+    class Echo:
+        def decode(self, batch: object) -> list[Decoded]:
+            decoded.extend(len(task.audio) for task in batch)  # type: ignore[attr-defined]
+            return [replace(GOOD, text=f"number {each}") for each in decoded]
+
+    class Short:
+        def is_speech(self, audio: object) -> bool:
+            return len(audio) != 3200  # type: ignore[arg-type]
+
+    segments = [segment(np.zeros(count, np.int16)) for count in (800, 1600, 2400)]
+    found = Transcriber(Echo(), Short()).transcribe(segments)
+    assert decoded == [1600, 4800]
+    assert [(each.text, each.end_ms, each.dropped) for each in found] == [
+        ("number 1600", 1100, None),
+        ("", 1200, SECOND_OPINION),
+        ("number 4800", 1300, None),
+    ]
+
+
 @pytest.mark.model
 def test_no_words_come_out_of_what_a_line_carries_besides_speech(
     ears: SyncAsr, line_noises: Callable[[float], dict[str, Pcm]]
 ) -> None:
     """Even when every detector before it has failed: silence, noise, tones, breath, each at three lengths."""
+    guards_alone = Transcriber(ears._transcriber._decoder)
     invented = {}
     for seconds in (0.6, 2.0, 5.0):
         sounds = line_noises(seconds)
-        for name, found in zip(sounds, ears.decode_batch([segment(each) for each in sounds.values()]), strict=True):
+        heard = guards_alone.transcribe([segment(each) for each in sounds.values()])
+        for name, found in zip(sounds, heard, strict=True):
             assert found.dropped is not None or found.text
             if found.text:
                 invented[name, seconds] = found.text

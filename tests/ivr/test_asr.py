@@ -98,6 +98,7 @@ async def test_pool_hears_words_keeps_times_and_counts(pool: AsrPool, useless: S
         "device": "cpu",
         "compute_type": pool.about["compute_type"],
         "tokens": pool.about["tokens"],
+        "second_opinion": True,
     }
     # Of 50,363: what nobody says is left out.
     assert 35_000 < pool.about["tokens"] < 42_000
@@ -261,6 +262,21 @@ async def test_interrupt_from_the_terminal_is_left_to_the_service(pool: AsrPool,
         os.kill(pool.worker_pids()[0], number)
     assert "useless" in (await pool.submit(useless)).text
     assert pool.stats().restarts == before
+
+
+async def test_second_opinion_that_cannot_be_had_is_told_and_calls_are_heard_without_it(
+    speech_model: ResolvedModel, useless: Segment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A package without the network, or with another."""
+
+    def missing() -> None:
+        raise FileNotFoundError("silero_vad.onnx is not here")
+
+    monkeypatch.setattr("audio.silero.get_vad_model", missing)
+    asr = SyncAsr(speech_model)
+    assert asr.about["second_opinion"] is False
+    assert "ears.second_opinion does nothing: Silero cannot be used: silero_vad.onnx is not here" in caplog.text
+    assert "useless" in asr.decode(useless).text.lower()
 
 
 async def test_unusable_model_is_an_error_at_start_and_leaves_no_process(tmp_path: Path) -> None:
