@@ -170,7 +170,7 @@ def bench_judgement(
 
     \b
     Example:
-      firmline bench judgement --labels tests/data/utterances_heldout.csv
+      firmline bench judgement --labels tests/data/utterances_dev.csv
     """
     from ivr.bench_judgement import KEPT, PROMPT, JudgementBench
     from ivr.bench_voices import Clips

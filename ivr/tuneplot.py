@@ -48,8 +48,8 @@ def _figure(found: Comparison, title: str) -> Any:
 
 
 def figures(found: Comparison) -> list[dict[str, Any]]:
-    """One row a pack, for a table."""
-    return [
+    """One row a pack, for a table; what the labels say nothing about (no text, no civil call) is a dash."""
+    rows = [
         {
             "pack": r.pack,
             "precision": r.precision,
@@ -62,6 +62,7 @@ def figures(found: Comparison) -> list[dict[str, Any]]:
         }
         for r in found.reports
     ]
+    return [{key: "–" if value is None else value for key, value in row.items()} for row in rows]
 
 
 def _page(found: Comparison, title: str, svg: str) -> str:

@@ -91,7 +91,8 @@ def load_labels(path: Path) -> list[Labelled]:
     A column ``strike`` may stand in for ``label``. Recordings are looked for beside the CSV.
 
     Raises:
-        ConfigError: not there, too large, not UTF-8, a column missing, or a row that cannot be read, with its line.
+        ConfigError: not there, too large, not UTF-8, a column missing, a row that cannot be read, or a recording that
+            is not there, with its line.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -120,6 +121,8 @@ def _row(path: Path, line: int, row: dict[str, str]) -> Labelled:
     text, file = (row.get("text") or "").strip(), (row.get("file") or "").strip()
     if not text and not file:
         raise ConfigError(f"{path}:{line}: neither text nor file")
+    if not text and not (path.parent / file).is_file():
+        raise ConfigError(f"{path}:{line}: file: no such recording: {path.parent / file}")
     call = (row.get("call") or "").strip()
     return Labelled(said in YES, line, text, path.parent / file if file else None, call)
 

@@ -41,6 +41,10 @@ _SAYS = {
 }
 
 
+UNREAD = "the meaning could not be read: judged by words and rules alone"
+"""Stands among the reasons of a verdict without the sentence model's part."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Finding:
     category: Category
@@ -52,11 +56,17 @@ class _Finding:
 
 
 def judge(text: str, pack: Pack) -> Verdict:
-    """What one utterance of the caller is under ``pack``. Any text at all gets a verdict; nothing is raised."""
+    """What one utterance of the caller is under ``pack``. Any text at all gets a verdict; nothing is raised.
+
+    Where the meaning cannot be read, words and rules judge alone, and the verdict says so.
+    """
     tokens, ruled = by_words(text, pack)
     if pack.meaning is None or not tokens:
         return ruled
-    reading = pack.meaning.read(text, lambda window: ruled if window == text else by_words(window, pack)[1])
+    try:
+        reading = pack.meaning.read(text, lambda window: ruled if window == text else by_words(window, pack)[1])
+    except Exception:  # whatever the sentence model's runtime raises: these words must still be judged
+        return replace(ruled, why=(*ruled.why, UNREAD))
     return weigh(ruled, reading, pack, aside=in_the_room(tokens))
 
 

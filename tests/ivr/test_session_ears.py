@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import threading
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from audio.endpoint import EndpointOptions
 from audio.types import Pcm, Segment
@@ -19,8 +21,10 @@ from ivr.asr import AsrPool
 from ivr.call import CallCore, CallOptions
 from ivr.clock import monotonic_ms
 from ivr.drafts import DraftOptions
+from ivr.embedding import sentence_model
 from ivr.judge import load_pack
 from ivr.listener import Listener, ListenerOptions
+from ivr.meaning import shipped_head
 from ivr.metrics import Metrics
 from ivr.models import ResolvedModel
 from ivr.pbx.direct import DirectControl
@@ -28,7 +32,9 @@ from ivr.prompts import load_catalogue
 from ivr.session import CallSession, World
 from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
 from policies.engine import Engine
+from policies.meaning import Embed, Meaning, Vectors
 from policies.types import Side
+from policies.verdict import UNREAD
 from tests.ivr.calls import silence, speech
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
@@ -81,12 +87,19 @@ async def pool(speech_model: ResolvedModel) -> AsyncIterator[AsrPool]:
     await pool.stop()
 
 
-async def live_call(pool: AsrPool, watch: Watch, options: CallOptions) -> tuple[CallSession, TapLeg]:
+async def live_call(
+    pool: AsrPool, watch: Watch, options: CallOptions, embed: Embed | None = None
+) -> tuple[CallSession, TapLeg]:
+    """A call under ``shadow``; with ``embed`` as its sentence model, if given."""
+    pack = load_pack("shadow")
+    if embed is not None:
+        head, known = shipped_head()
+        pack = replace(pack, meaning=Meaning(embed, head, pack.taught(), known))
     control = DirectControl(None, None, 1_000)
     world = World(
         asyncio.get_running_loop(), pool, load_catalogue(None), control, watch, Metrics("1"), transfer_to="299"
     )
-    engine = Engine(load_pack("shadow"))
+    engine = Engine(pack)
     core = CallCore("ref", "201", engine, lambda side: Listener(LISTENER, side), options, monotonic_ms())
     session, leg = CallSession("call", core, world, lambda _: None), TapLeg()
     session.leg_up(leg, Side.CALLER)  # type: ignore[arg-type]
@@ -181,3 +194,45 @@ async def test_session_forgets_the_draft_when_the_final_is_asked(pool: AsrPool) 
     say(session, leg, silence(900), end_ms)
     await watch.until(watch.words)
     assert session._asked == {} and len(watch.words()) == 1
+
+
+async def test_session_keeps_the_order_of_words_while_one_is_slow_to_be_understood(pool: AsrPool) -> None:
+    """The loop goes on meanwhile, later words are read at once, and all reach the policy as they were spoken."""
+    slow, released, second = threading.Event(), threading.Event(), threading.Event()
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        if "twice" in texts[0]:
+            slow.set()
+            assert released.wait(20)
+        else:
+            second.set()
+        return sentence_model()(texts)
+
+    watch = Watch()
+    session, leg = await live_call(pool, watch, CallOptions(), embed)
+    spoken = np.concatenate([speech("pat_billing"), silence(1_500), speech("pat_insult"), silence(1_500)])
+    try:
+        say(session, leg, spoken, monotonic_ms())
+        assert await asyncio.to_thread(slow.wait, 20) and await asyncio.to_thread(second.wait, 20)
+        assert watch.words() == []
+    finally:
+        released.set()
+    await watch.until(lambda: len(watch.words()) >= 2)
+    assert "twice" in str(watch.words()[0]) and "idiot" in str(watch.words()[-1])
+
+
+async def test_session_judges_by_words_when_the_sentence_model_fails(pool: AsrPool) -> None:
+    """The words still count, the verdict says what is missing, the log and the counter tell whoever runs it."""
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        raise RuntimeError("a fault of the runtime")
+
+    watch = Watch()
+    session, leg = await live_call(pool, watch, CallOptions(), embed)
+    with capture_logs() as logs:
+        say(session, leg, np.concatenate([speech("pat_insult"), silence(1_500)]), monotonic_ms())
+        await watch.until(lambda: [row for row in watch.rows if row.event is JournalEvent.STRIKE])
+    [strike] = [row.data for row in watch.rows if row.event is JournalEvent.STRIKE]
+    assert "idiot" in " ".join(watch.words()) and UNREAD in str(strike["why"])
+    assert "the meaning could not be read ahead" in [each["event"] for each in logs]
+    assert 'firmline_internal_errors_total{where="meaning"} 1.0' in session._world.metrics.render().decode()

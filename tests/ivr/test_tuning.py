@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from audio.wavio import write_wav
 from ivr.config import parse_config
 from ivr.errors import ConfigError
 from ivr.tuneplot import draw_comparison, figures
 from ivr.tuning import compare, load_labels, steps_of
+from tests.ivr.calls import silence, speech
 from tests.ivr.test_commands import firmline
 
 CONFIG = parse_config("", "defaults")
@@ -79,6 +82,7 @@ def test_tune_draws(tmp_path: Path, suffix: str) -> None:
         ("words,label\nhi,0\n", ":1: needs a column text or file"),
         ("text,label\nhi,maybe\n", ":2: label: found 'maybe'; allowed:"),
         ("text,label\n,1\n", ":2: neither text nor file"),
+        ("file,label\ngone.wav,1\n", ":2: file: no such recording: "),
         ("text,label\n", "no rows"),
         ("", "needs a column"),
     ],
@@ -88,6 +92,23 @@ def test_tune_bad_labels_name_the_line(tmp_path: Path, text: str, said: str) -> 
     with pytest.raises(ConfigError, match="calls.csv") as caught:
         load_labels(_labels(tmp_path, text))
     assert said in str(caught.value)
+
+
+@pytest.mark.model
+def test_tune_hears_recordings_as_a_live_call_does(tmp_path: Path) -> None:
+    """An insult and a complaint as WAV files: one call warned, one left alone, no figure about words."""
+    for name in ("pat_insult", "kim_angry"):
+        said = np.concatenate([silence(500), speech(name), silence(1_500)])
+        (tmp_path / f"{name}.wav").write_bytes(write_wav(said, 8_000))
+    rows = load_labels(_labels(tmp_path, "file,label\npat_insult.wav,1\nkim_angry.wav,0\n"))
+    steps = list[int]()
+    found = compare(rows, ["standard"], CONFIG, lambda: steps.append(1))
+    [report] = found.reports
+    assert len(steps) == steps_of(rows, 1) == report.calls == 2
+    assert (report.missed_calls, report.false_warnings_per_1000_calls) == (0, 0.0)
+    assert report.precision is None and figures(found)[0]["precision"] == "–"
+    draw_comparison(found, tmp_path / "curve.html", title="recordings")
+    assert "–" in (tmp_path / "curve.html").read_text(encoding="utf-8")
 
 
 def test_tune_command_prints_figures_and_differences(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,9 @@ from policies.pack import Pack
 from policies.types import Category
 from policies.verdict import judge
 
+WORKED_WITH = ("utterances.csv", "utterances_dev.csv")
+SHARED = 0.7
+"""Words that two lines share, of all words of the two, from which on they are nearly the same."""
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -109,11 +114,50 @@ def test_meaning_shipped_vectors_are_those_of_the_shipped_examples(standard: Pac
     assert np.allclose(fresh, np.stack([known[text] for text in some]), atol=0.02)
 
 
-def test_pack_examples_share_no_text_with_the_test_sets(standard: Pack) -> None:
+def _learnt() -> set[str]:
+    """Every line of ours that the head learns from or a shipped pack teaches."""
+    from ivr.train_head import pattern_lines, phone_lines
+
+    taught = {text for name in shipped_packs() for text, _ in load_pack(name, meaning=False).taught()}
+    return taught | {line.text for line in phone_lines(set())} | {text for text, _ in pattern_lines()}
+
+
+def test_no_line_of_a_test_set_is_learnt_or_taught() -> None:
     """Figures on lines that were taught would be worth nothing."""
-    taught = {_plain(text) for text, _ in standard.taught()}
-    for name in ("utterances.csv", "utterances_heldout.csv", "safeguard.csv"):
-        assert [row["text"] for row in _rows(name) if _plain(row["text"]) in taught] == []
+    learnt = {_plain(text) for text in _learnt()}
+    for name in ("utterances.csv", "utterances_dev.csv", "utterances_fresh.csv", "safeguard.csv"):
+        assert [row["text"] for row in _rows(name) if _plain(row["text"]) in learnt] == []
+
+
+def test_no_line_of_the_fresh_and_development_sets_is_nearly_a_learnt_one() -> None:
+    """Nor is one in the same words but for a few: shared words are less than .7 of all words of the two.
+
+    The fresh set shares none with the other sets either: those have been worked with.
+    """
+    learnt, worked_with = _learnt(), {row["text"] for name in WORKED_WITH for row in _rows(name)}
+    for name, others in (("utterances_dev.csv", learnt), ("utterances_fresh.csv", learnt | worked_with)):
+        assert list(_near(name, others)) == []
+
+
+def _near(name: str, others: set[str]) -> Iterator[tuple[str, str]]:
+    """Lines that share so much; two such lines share one of the rarest words of either, so only those are compared."""
+    index: dict[str, list[tuple[str, frozenset[str]]]] = defaultdict(list)
+    for other in others:
+        words = frozenset(_plain(other).split())
+        for word in words:
+            index[word].append((other, words))
+    for row in _rows(name):
+        mine = frozenset(_plain(row["text"]).split())
+        rarest = sorted(mine, key=lambda word: len(index[word]))[: len(mine) - math.ceil(SHARED * len(mine)) + 1]
+        for text, words in {found for word in rarest for found in index[word]}:
+            if len(mine & words) >= SHARED * len(mine | words):
+                yield row["text"], text
+
+
+def test_nearly_the_same_line_would_be_found() -> None:
+    """The check itself: one word of a line of the set put differently is found."""
+    text = next(row["text"] for row in _rows("utterances_dev.csv") if len(row["text"].split()) > 8)
+    assert [found for found, _ in _near("utterances_dev.csv", {" ".join(text.split()[:-1]) + " indeed"})] == [text]
 
 
 def _head(width: int = 2) -> Head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ivr.errors import ConfigError
 from ivr.judge import load_pack, shipped_packs
 from ivr.pack_schema import SCHEMA_FILE, pack_schema
+from policies import lexicon
 from policies.pack import Mode, Pack, load
 from policies.types import Category
 from policies.yamltext import YamlError, parse
@@ -154,6 +156,45 @@ def test_pack_file_missing_binary_or_huge_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load_pack(str(tmp_path / name))
+
+
+@pytest.fixture(scope="module")
+def steps_taken() -> Iterator[list[int]]:
+    """How often the automaton came to a place; filled while a test searches."""
+    taken = [0]
+
+    def counted(node: lexicon._Node) -> Iterator[lexicon._Node]:
+        taken[0] += 1
+        return _here(node)
+
+    _here = lexicon._here
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lexicon, "_here", counted)
+        yield taken
+
+
+def test_pack_of_thousands_of_entries_is_searched_in_steps_of_the_text_alone(
+    tmp_path: Path, steps_taken: list[int]
+) -> None:
+    """2,500 entries, compiled once: each is found; steps grow with the text, not with the entries."""
+    head = "description: Many.\nmeaning: {enabled: false}\nextends: standard\nlexicon:\n"
+    names = ["".join("bdfghklmpr"[int(digit)] + "a" for digit in f"{n:04}") + "x" for n in range(2_500)]
+    entries = [f"  {name}: {{category: insult, form: noun, needs_target: true, severity: 1}}\n" for name in names]
+    packs = []
+    for called, many in (("few", entries[:250]), ("many", entries)):
+        (tmp_path / f"{called}.yaml").write_text(f"name: {called}\n" + head + "".join(many))
+        packs.append(load_pack(tmp_path / f"{called}.yaml").lexicon)
+    few, many_more = packs
+
+    def search(lexicon_: lexicon.Lexicon, text: str) -> tuple[list[str], int]:
+        before, tokens = steps_taken[0], lexicon_.tokens(text)
+        return [hit.entry.key for hit in lexicon_.find(tokens)], steps_taken[0] - before
+
+    found, once = search(many_more, " stone ".join(names))
+    assert found == names
+    assert search(many_more, " stone ".join(names + names))[1] <= 2 * once + 10
+    some = " stone ".join(names[:250])
+    assert search(few, some) == search(many_more, some)
 
 
 def test_adjustment_never_shortens_and_keeps_safeguard(standard: Pack) -> None:
