@@ -17,7 +17,7 @@ import structlog
 from audio.prompts import Catalogue
 from audio.types import AudioFrame, Segment, SegmentKind, Transcript
 from ivr import effects as fx
-from ivr.call import CallCore, Phase
+from ivr.call import CallCore
 from ivr.clock import monotonic_ms, wall_iso, wall_s
 from ivr.errors import PbxError
 from ivr.lines.base import Leg, Playback, PlaybackResult
@@ -26,6 +26,7 @@ from ivr.menu import Chosen, Outcome
 from ivr.menu_desk import MenuDesk, MenuEnd
 from ivr.metrics import Metrics
 from ivr.pbx.base import CallRef, PbxControl
+from ivr.phases import Phase
 from ivr.types import JournalEvent, JournalRow, LiveEvent, LiveRow
 from policies.ladder import LadderState
 from policies.pack import Pack

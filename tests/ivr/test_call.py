@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ivr import effects as fx
-from ivr.call import TABLE, CallOptions, Happening, Phase
+from ivr.call import CallOptions
+from ivr.phases import TABLE, Happening, Phase
 from ivr.types import JournalEvent
 from policies.types import EndKind, Hotkey, Key
 from tests.ivr.calls import Bench, silence, speech

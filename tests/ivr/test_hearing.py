@@ -190,7 +190,7 @@ def test_ten_minutes_of_monologue_keep_window_queue_and_lag_where_they_were() ->
         for each in asked[answered:]:
             bench.said(each, "something or other", final=each.segment.kind is not SegmentKind.DRAFT)
         answered = len(asked)
-        assert len(bench.core._hearing._pending) <= 1
+        assert len(bench.core._words._hearing._pending) <= 1
     assert max(longest_ms) <= LISTENER.endpoint.max_utterance_ms
     lags = [row["lag_ms"] for row in bench.rows(JournalEvent.UTTERANCE)]
     ends = [row["end_ms"] for row in bench.rows(JournalEvent.UTTERANCE)]

@@ -213,7 +213,7 @@ class Stage:
         self.calls.on_leg_up(legs[Side.CALLER])
         self.calls.on_leg_up(legs[Side.AGENT])
         session = self.calls._by_ref[ref]
-        session.core.started_ms -= seconds_ago * 1_000
+        session.core._diary.started_ms -= seconds_ago * 1_000
         return StagedCall(self, session, legs)
 
 
@@ -230,7 +230,7 @@ class StagedCall:
 
     async def says(self, text: str, *, prompt_ends: bool = True) -> None:
         """The caller says it, a moment after what was last said: sound to the voice detector, words from the script."""
-        self.session.core.started_ms -= PAUSE_MS
+        self.session.core._diary.started_ms -= PAUSE_MS
         self.stage.ears.words.append(text)
         sound = np.concatenate([silence(200), speech("pat_insult"), silence(900)])
         made = list(frames(sound, 8_000, start_ms=self._said_ms))
@@ -245,7 +245,9 @@ class StagedCall:
         """What is playing to the caller has been heard."""
         for playback in self.legs[Side.CALLER].playbacks:
             playback.end()
-        await self.settle(lambda: self.session.core.playing is None and self.session.core._echo_until_ms is None)
+        await self.settle(
+            lambda: self.session.core.playing is None and self.session.core._prompting.echo_until_ms is None
+        )
         self.session.core.engine._set(quiet_until_ms=0)  # the script does not wait for the grace time
 
     async def settle(self, done: Callable[[], bool] = lambda: True) -> None:
