@@ -68,8 +68,8 @@ async def display() -> AsyncIterator[str]:
         pass_fds=(writing,), stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     os.close(writing)
-    number = await asyncio.to_thread(lambda: os.read(reading, 16).decode().strip())
-    os.close(reading)
+    with os.fdopen(reading, "rb") as said:  # a whole line: the server dies of a pipe that is closed before its end
+        number = (await asyncio.to_thread(said.readline)).decode().strip()
     yield f":{number}"
     server.terminate()
     await server.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import random
 import re
 import resource
@@ -237,12 +238,18 @@ async def test_watcher_that_never_reads_is_waited_for_by_nobody(site: Site, peer
     reader, writer = await asyncio.open_connection(host, int(port), limit=1)
     request = "GET /api/events?words=1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     writer.write(f"{request}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())
-    peer = await peer_of()
-    dialog = await peer.call(headers=tapping("watched", "caller", "e4"))
-    await asyncio.gather(*(site.post("/api/agents/e4/disarm") for _ in range(100)))
-    call = LiveCall(site, "watched", "e4", None, None)  # type: ignore[arg-type]
-    await call.until("hotkey", times=100)
-    await dialog.ask("BYE", 200)
+    dialogs = [await (await peer_of()).call(headers=tapping(f"watched-{n}", "caller", f"w{n}")) for n in range(4)]
+
+    async def busy(number: int) -> None:
+        for _ in range(10):
+            for key in ("disarm", "arm"):
+                assert (await site.post(f"/api/agents/w{number}/{key}")).status_code == 200
+        call = LiveCall(site, f"watched-{number}", f"w{number}", None, None)  # type: ignore[arg-type]
+        await call.until("hotkey", times=20)
+
+    await asyncio.gather(*(busy(number) for number in range(4)))
+    for dialog in dialogs:
+        await dialog.ask("BYE", 200)
     writer.transport.abort()
     assert await site.well()
 
@@ -276,7 +283,7 @@ async def test_any_key_at_any_rung_is_answered_and_harms_nothing(site: Site, pee
     for _ in range(10):
         pressed = [f"/api/agents/a{CHANCE.randrange(4)}/{CHANCE.choice(list(Key))}" for _ in range(20)]
         answers = await asyncio.gather(*(site.post(path) for path in pressed))
-        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.status_code for answer in answers} - {429} == {200}  # too fast for a person is told so
         await site.stack.clock.pause(150)
     assert await site.well() and (await site.get("/healthz")).status_code == 200
     for leg in legs:
@@ -324,7 +331,8 @@ async def test_sixty_short_calls_leave_nothing_behind(site: Site, peer_of: PeerO
     assert await listed(site) == [] and await site.well()
 
     async def as_before() -> bool:
-        return open_files(pid) <= files and udp_ports(pid) == ports and threads(pid) == running
+        pool = (os.cpu_count() or 1) + 4  # asyncio's own, which grows to its size with what is asked of it at once
+        return open_files(pid) <= files and udp_ports(pid) == ports and threads(pid) <= running + pool
 
     await eventually(as_before)
     assert resident_kb(pid) - kilobytes < 6_000

@@ -152,7 +152,7 @@ async def test_whoever_hangs_up_at_whatever_step_leaves_nothing(world: World) ->
     await run.whom_the_agent_has_called(MANY[8])
     await world.rows.wait("call_ended", times=3 + len(steps) + 1)
     await world.channels_settle(lambda names: not names)
-    async with asyncio.timeout(8):  # a closed leg's port is free after a moment
+    async with asyncio.timeout(25):  # a closed leg's port is free after a moment, an idle HTTP connection later
         while (open_files(service.pid), len(udp_ports(service.pid))) > before:
             await world.stack.clock.pause(100)
     assert (await service.get("/api/calls")).json() == []
