@@ -7,7 +7,7 @@ Needs the folder of `make pbx` and root. Two rounds on one PBX, each with all ca
 1. line and attachment alone: from the second party's entering the bridge (as the PBX tells it) to the first frame of
    each tap;
 2. the whole service: the abusive callers insult their agents one after the other, the others speak civilly all the
-   while; who hears which prompt, and from the decision to the first sound of it in the caller's ear (20 ms steps).
+   while; who hears which prompt, and from the decision to its first packet at the caller's phone (20 ms steps).
 
 Exit code 1 when a wrong party heard a prompt, a right one did not, or anything is left over.
 """
@@ -25,12 +25,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from audio.types import PTIME_MS
 from ivr.clock import monotonic_ms
-from ivr.demo.phones import SPEECH_DBOV, Phone
-from ivr.demo.recordings import find_prompt
+from ivr.demo.phones import Phone
+from ivr.demo.recordings import Hit, find_prompt
 from ivr.demo.service import Row, monotonic_of
 from ivr.demo.speech import line_pcm
 from ivr.demo.stack import RATE_HZ, Stack
@@ -131,7 +129,7 @@ class Bench:
         if left := await self._calls(service):
             self.problems.append(f"{left} calls left over")
         await service.stop()
-        return {"calls_tapped": legs, "decision_to_callers_ear_ms": spread(reactions)}
+        return {"calls_tapped": legs, "decision_to_first_packet_at_caller_ms": spread(reactions)}
 
     async def _warm_up(self) -> None:
         """All calls once, with a warning: pools of threads and what is opened at first use are no leftovers."""
@@ -154,17 +152,18 @@ class Bench:
         return len((await service.get("/api/calls")).json())
 
     def _judge(self, pairs: dict[str, tuple[Phone, Phone]], victims: set[str]) -> list[int]:
-        """Who heard the warning; from decision to first sound of those who should."""
+        """Who heard the warning; from decision to first packet of those who should."""
         warning, reactions = load_catalogue().samples("warning", RATE_HZ), []
         done = {self._ext(row): row for row in self.world.rows.of("action_done", prompt="warning")}
         for ext, (caller, agent) in pairs.items():
-            heard = bool(find_prompt(caller.heard.pcm(), warning, RATE_HZ))
+            hits = find_prompt(caller.heard.pcm(), warning, RATE_HZ)
+            heard = bool(hits)
             if heard != (ext in victims):
                 self.problems.append(f"caller of {ext} {'heard a warning' if heard else 'was not warned'}")
             if find_prompt(agent.heard.pcm(), warning, RATE_HZ):
                 self.problems.append(f"agent {ext} heard the warning")
-            if heard and ext in done and (first_ms := _first_sound(caller, done[ext])) is not None:
-                reactions.append(first_ms)
+            if hits and ext in done:
+                reactions.append(_first_packet(caller, hits[0], done[ext]))
         return reactions
 
     def _ext(self, row: Row) -> str:
@@ -172,16 +171,12 @@ class Bench:
         return str(began["data"]["agent"])
 
 
-def _first_sound(caller: Phone, row: Row) -> int | None:
-    """ms from the decision to the first loud frame in the caller's ear."""
-    data, tape = row["data"], caller.heard
+def _first_packet(caller: Phone, hit: Hit, row: Row) -> int:
+    """ms from the decision to the frame that brought the prompt's first sample to the caller's phone."""
+    data, started_ms = row["data"], caller.heard.started_ms
     decided_ms = monotonic_of(row["at"]) - (row["t_ms"] - data["decided_ms"])
-    assert tape.started_ms is not None
-    frames = tape.pcm()[: len(tape.pcm()) // 160 * 160].reshape(-1, 160).astype(float)
-    loud = np.flatnonzero(np.mean(frames**2, axis=1) > (32768.0 * 10 ** (SPEECH_DBOV / 20)) ** 2)
-    times = tape.started_ms + loud * PTIME_MS
-    after = times[times >= decided_ms - PTIME_MS]
-    return int(after[0] - decided_ms) if len(after) else None
+    assert started_ms is not None
+    return int(started_ms + hit.offset_ms // PTIME_MS * PTIME_MS - decided_ms)
 
 
 async def run(calls: int, abusive: int, workers: int) -> int:

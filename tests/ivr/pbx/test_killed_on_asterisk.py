@@ -7,6 +7,9 @@ became of one of them. Nothing is timed: a moment is reached when journal or pho
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +51,8 @@ class Call:
     ext: str
     caller: Phone
     agent: Phone
+    id: str = ""
+    """Of the restarted process, in its journal."""
     intact: bool = False
     """Right after the kill, and before any restart, the two heard each other."""
     tapped_ms: int = 0
@@ -141,9 +146,9 @@ class Scene:
         for moment, call in self.calls.items():
             call.intact = moment in apart or await hear_each_other(call)
         assert self.world.service is not None
-        old, rows = self.world.service, Rows()
+        old = self.world.service
         await old.stop()
-        old.on_row = rows.take
+        before = self._journalled()
         began_ms = monotonic_ms()
         await old.start()
         ready_ms = monotonic_ms()
@@ -159,7 +164,7 @@ class Scene:
             found = await self._shown(call.ext)
             assert found is not None
             call.rung = found["rung"]
-            call.rows = [row for row in rows.rows if row["call_id"] == found["id"]]
+            call.id = str(found["id"])
             call.talking = await hear_each_other(call)
             await call.caller.hang_up()
         await self.world.channels_settle(lambda names: not names)
@@ -167,6 +172,17 @@ class Scene:
             while left := (await old.get("/api/calls")).json():
                 await self.world.stack.clock.pause(50)
         self.left_over = left
+        await old.stop()  # the journal is whole; its feed's watcher may have come later than the first rows
+        for row in self._journalled()[len(before) :]:
+            for call in self.calls.values():
+                if row["call_id"] == call.id:
+                    call.rows.append(row)
+
+    def _journalled(self) -> list[Row]:
+        """All rows of the journal file, in order; read by SQLite itself."""
+        with contextlib.closing(sqlite3.connect(self.world.folder / "journal.db", timeout=5)) as db:
+            found = db.execute("SELECT call_id, event, data FROM events ORDER BY id")
+            return [{"call_id": str(c), "event": e, "data": json.loads(d)} for c, e, d in found]
 
     async def _shown(self, ext: str) -> Row | None:
         assert self.world.service is not None
