@@ -45,6 +45,8 @@ log = structlog.get_logger("firmline.pbx")
 SPY_OPTIONS = "qowSEu"
 HANGUP_MS, HANGUP_TRIES = 900, 2
 """A channel goes within some ten milliseconds; both tries fit into the time in which people must know."""
+LATE_LEG_S = 1.0
+"""After a lost race for a call: by then a leg that was on its way has come up, and gone."""
 RING_MS = 5_000
 """A tap leg is answered by us at once; one that rings longer is not going to be."""
 
@@ -217,6 +219,7 @@ class AsteriskPbx:
                     self._spawn(self._drop(command))
                 case Claimed():
                     self.on_claimed(command.call_ref)
+                    asyncio.get_running_loop().call_later(LATE_LEG_S, self._claimed_still, command.call_ref)
                 case CallOver():
                     self._facts.pop(command.call_ref, None)
                     self._tap_problem = None  # what went wrong with that call's taps is no news any more
@@ -226,6 +229,11 @@ class AsteriskPbx:
         if due_ms is not None:
             wait_s = max(0, due_ms - monotonic_ms()) / 1000
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_deadline)
+
+    def _claimed_still(self, call_ref: str) -> None:
+        """A leg whose channel lost the race may have come up by SIP after the manager had said that it was gone."""
+        if self._watch.is_elsewhere(call_ref):
+            self.on_claimed(call_ref)
 
     def _on_deadline(self) -> None:
         self._timer = None

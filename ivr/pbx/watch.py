@@ -380,6 +380,11 @@ class CallWatch:
                 self._drop(call.taps[Side.AGENT], "another Firmline is beside this call")
                 self._out.append(Claimed(call.ref, endpoint))
 
+    def is_elsewhere(self, call_ref: str) -> bool:
+        """Whether another Firmline is beside this call."""
+        call = self.call(call_ref)
+        return call is not None and call.owner != self._us and self._claimed_elsewhere(call)
+
     def _claimed_elsewhere(self, call: WatchedCall) -> bool:
         return _claim(call.caller) in self.claims.taken
 
