@@ -183,6 +183,7 @@ class App:
             self.control.on_call_over = self.calls.call_over
             self.control.on_phone_key = self._phone_key
             self.control.on_claimed = self.calls.claimed_elsewhere
+            self.calls.unwanted = self.control.unwanted
             self.control.on_progress = self.calls.ending_sent
             self.control.on_connected = self.line.register_again
 

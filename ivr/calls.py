@@ -52,6 +52,8 @@ class Calls:
         self._by_leg: dict[str, CallSession] = {}
         self._agents: OrderedDict[str, str | None] = OrderedDict()
         self.on_registration_changed: Callable[[LineStatus], None] = lambda _status: None
+        self.unwanted: Callable[[str], str | None] = lambda _ref: None
+        """Asked by what watches the PBX: why no leg of the call of that reference is wanted now, if it knows."""
 
     # --- LineEvents ---------------------------------------------------------------------------------------------------
 
@@ -60,6 +62,10 @@ class Calls:
         if self._world.menus is not None and self._world.menus.take(leg):
             return
         problem = _offer_problem(leg)
+        if problem is None and (late := self.unwanted(leg.call_ref or "")) is not None:
+            log.info("tap leg came too late", leg=leg.id, call_ref=leg.call_ref, reason=late)
+            leg.reject(480, late)
+            return
         if problem is not None:
             log.warning("tap leg refused", leg=leg.id, reason=problem)
             self._world.metrics.leg_refused()
@@ -73,6 +79,10 @@ class Calls:
             self._world.menus.leg_up(leg)
             return
         ref, side = leg.call_ref or "", Side(leg.side or "")
+        if (late := self.unwanted(ref)) is not None:  # it was answered before that was known
+            log.info("tap leg let go", leg=leg.id, call_ref=ref, reason=late)
+            leg.hang_up()
+            return
         session = self._by_ref.get(ref)
         if session is None:
             session = self._begin(ref, leg)

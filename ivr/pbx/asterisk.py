@@ -17,6 +17,7 @@ both are asked for first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -25,11 +26,13 @@ from typing import Any
 import structlog
 
 from ivr.clock import monotonic_ms
+from ivr.doctor_finding import Level
 from ivr.errors import PbxError
 from ivr.facts import CallFacts
 from ivr.lines.base import HEADER_CALL, HEADER_SIDE
 from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
+from ivr.pbx.check import version
 from ivr.pbx.guarded import mark_of
 from ivr.pbx.guests import Guests, Hands
 from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
@@ -45,8 +48,6 @@ log = structlog.get_logger("firmline.pbx")
 SPY_OPTIONS = "qowSEu"
 HANGUP_MS, HANGUP_TRIES = 900, 2
 """A channel goes within some ten milliseconds; both tries fit into the time in which people must know."""
-LATE_LEG_S = 1.0
-"""After a lost race for a call: by then a leg that was on its way has come up, and gone."""
 RING_MS = 5_000
 """A tap leg is answered by us at once; one that rings longer is not going to be."""
 
@@ -209,6 +210,10 @@ class AsteriskPbx:
             log.warning("manager events do not arrive", reason=str(exc))
         else:
             self._deaf_problem = None
+        with contextlib.suppress(PbxError):  # the connection is gone: asked again at the next login
+            found = await version(self._ami)
+            told = log.info if found.level is Level.OK else log.warning
+            told("version of the PBX", found=found.what, next_step=found.next_step or None)
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -219,7 +224,6 @@ class AsteriskPbx:
                     self._spawn(self._drop(command))
                 case Claimed():
                     self.on_claimed(command.call_ref)
-                    asyncio.get_running_loop().call_later(LATE_LEG_S, self._claimed_still, command.call_ref)
                 case CallOver():
                     self._facts.pop(command.call_ref, None)
                     self._tap_problem = None  # what went wrong with that call's taps is no news any more
@@ -230,10 +234,12 @@ class AsteriskPbx:
             wait_s = max(0, due_ms - monotonic_ms()) / 1000
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_deadline)
 
-    def _claimed_still(self, call_ref: str) -> None:
-        """A leg whose channel lost the race may have come up by SIP after the manager had said that it was gone."""
-        if self._watch.is_elsewhere(call_ref):
-            self.on_claimed(call_ref)
+    def unwanted(self, call_ref: str) -> str | None:
+        """Why a leg of this call that comes up now is not wanted, or ``None``.
+
+        SIP and the manager are two ways: a leg may reach us after the events that made it void.
+        """
+        return self._watch.unwanted(call_ref)
 
     def _on_deadline(self) -> None:
         self._timer = None

@@ -39,7 +39,7 @@ async def examine(options: AsteriskOptions, targets: tuple[str, ...]) -> list[Fi
         async with logged_in(options, probe.hear) as ami:
             how = "over TLS" if options.ami.tls is not None else "not encrypted"
             found.append(ok("login", f"as {options.ami.username} at {options.ami.host}:{options.ami.port}, {how}"))
-            found.append(await _version(ami))
+            found.append(await version(ami))
             rights = await _rights(ami, options, probe)
             found += rights
             if any(each.level is Level.FAULT for each in rights):
@@ -74,7 +74,12 @@ def _login_step(options: AsteriskOptions) -> str:
     )
 
 
-async def _version(ami: AmiClient) -> Finding:
+async def version(ami: AmiClient) -> Finding:
+    """Which Asterisk it is, and whether Firmline was tested with it.
+
+    Raises:
+        PbxError: the PBX did not answer.
+    """
     told = await read(ami, "VERSION()")
     match = re.match(r"(\d+)\.[\d.]+", told)
     if match is None:

@@ -20,6 +20,7 @@ a prefix (u).
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ RELEASE_MS = 3_000
 RETRY_MIN_MS, RETRY_MAX_MS = 250, 5_000
 TAP_PREFIX = "firmline-tap-"
 """What the Uniqueid of every tap begins with."""
+MAX_OVER = 256
+"""References of calls that ended lately; a leg asked for in a call's last moment is with us within seconds."""
 STEADY_MS = 5_000
 """A tap that lived so long was sound: when it goes, the next one is tried at once."""
 
@@ -158,6 +161,7 @@ class CallWatch:
         self._us, self.guarded = us, Guarded(us, agents, colleagues)
         self._channels: dict[str, Channel] = {}
         self._calls: dict[str, WatchedCall] = {}
+        self._over: deque[str] = deque(maxlen=MAX_OVER)
         self._taps: dict[str, tuple[WatchedCall, Side]] = {}
         self.guests: set[str] = set()
         """Ids of legs of ours that are no taps: callers who are with us for a while."""
@@ -265,6 +269,14 @@ class CallWatch:
         """The live call whose guarded agent is on that channel now."""
         calls = (call for call in self._calls.values() if call.agent == uniqueid)
         return next((call for call in calls if not call.held and not call.handed_on and self.together(call)), None)
+
+    def unwanted(self, ref: str) -> str | None:
+        """Why no leg of that call is wanted, if it is known: the call is another Firmline's, or over."""
+        call = self.call(ref)
+        if call is None:
+            return "the call is over" if ref in self._over else None
+        elsewhere = call.owner != self._us and self._claimed_elsewhere(call)
+        return "another Firmline is beside this call" if elsewhere else None
 
     def calls(self) -> list[WatchedCall]:
         """All that are known."""
@@ -380,11 +392,6 @@ class CallWatch:
                 self._drop(call.taps[Side.AGENT], "another Firmline is beside this call")
                 self._out.append(Claimed(call.ref, endpoint))
 
-    def is_elsewhere(self, call_ref: str) -> bool:
-        """Whether another Firmline is beside this call."""
-        call = self.call(call_ref)
-        return call is not None and call.owner != self._us and self._claimed_elsewhere(call)
-
     def _claimed_elsewhere(self, call: WatchedCall) -> bool:
         return _claim(call.caller) in self.claims.taken
 
@@ -398,6 +405,7 @@ class CallWatch:
             for tap in call.taps.values():
                 if tap.tap_id:
                     self._drop(tap, "the caller's channel is gone")
+            self._over.append(call.ref)
             self._out.append(CallOver(call.ref))
 
     def _tap_gone(self, tap_id: str, now_ms: int, *, failed: bool) -> None:
@@ -408,8 +416,6 @@ class CallWatch:
         tap = call.taps[side]
         if tap.tap_id != tap_id:
             return
-        if self._claimed_elsewhere(call) and call.owner != self._us:
-            self._out.append(Claimed(call.ref, call.owner))  # its leg may have come up after the claim was lost
         steady = now_ms - tap.since_ms >= STEADY_MS and not failed
         failures = 0 if steady or tap.dropping else tap.failures + 1
         wait_ms = min(RETRY_MIN_MS * 2 ** (failures - 1), RETRY_MAX_MS) if failures else 0

@@ -14,6 +14,7 @@ import re
 import secrets
 import socket
 import sqlite3
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -328,6 +329,15 @@ def alive(pid: int) -> bool:
 def open_files(pid: int) -> int:
     """How many file descriptors it holds."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def named_files(pid: int) -> Counter[str]:
+    """What its file descriptors are: paths, and kinds where there is no path (``socket``, ``anon_inode``)."""
+    names: Counter[str] = Counter()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            names[os.readlink(f"/proc/{pid}/fd/{entry}").partition(":[")[0]] += 1
+    return names
 
 
 def first_free_file(pid: int) -> int:

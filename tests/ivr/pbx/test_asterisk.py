@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
@@ -575,10 +576,25 @@ async def forwarder(port: int, to_port: int, banner: bytes) -> AsyncIterator[Non
 
 
 async def test_pbx_that_is_down_at_start_and_of_unknown_version_is_waited_for_and_used(world: World) -> None:
-    """While nothing listens the problem says so; then it comes up, calling itself what nobody knows, and is used."""
+    """While nothing listens the problem says so; then it comes up, calling itself what nobody knows, and is used.
+
+    The log names the version, or says that it is not told.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    world.server.cli("module unload func_version.so")
+    try:
+        with capture_logs() as lines:
+            await _waited_for_and_used(world, port)
+    finally:
+        world.server.cli("module load func_version.so")
+    [told] = [line for line in lines if line["event"] == "version of the PBX"]
+    assert told["log_level"] == "warning" and told["found"] == "Asterisk of unknown version (manager protocol 99.9.9)"
+    assert "tested are 16.28 and 22" in told["next_step"]
+
+
+async def _waited_for_and_used(world: World, port: int) -> None:
     async with Beside(world, ami=ami_options(world.server, port=port)) as beside:
         await _told(world, beside, f"127.0.0.1:{port} cannot be reached")
         async with forwarder(port, world.server.ami_port, b"Asterisk Call Manager/99.9.9\r\n"):
