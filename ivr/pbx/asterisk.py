@@ -10,8 +10,7 @@ actions on the human call. What is asked of the PBX counts as done only when the
 | pause    | ``QueuePause`` | ``QueueStatus`` shows the member paused     | ``PbxError``                    |
 | tap      | ``Originate``  | the leg reaches us as a SIP call            | again, with back-off            |
 
-``Redirect`` answers Success even to an extension that does not exist or has no phone, and drops the caller there; so
-both are asked for first.
+The moving itself is in ``ivr.pbx.moves``, menus are in ``ivr.pbx.guests``.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from ivr.lines.base import HEADER_CALL, HEADER_SIDE
 from ivr.pbx.ami import AmiClient, AmiMessage
 from ivr.pbx.base import CallRef
 from ivr.pbx.check import version
+from ivr.pbx.grip import Grip, Patience
 from ivr.pbx.guarded import mark_of
-from ivr.pbx.guests import Guests, Hands
-from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, unreachable
-from ivr.pbx.lease import MOVE, RUN, Grip, Lease, channel_of
+from ivr.pbx.guests import Guests
+from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts
+from ivr.pbx.lease import RUN, Lease
+from ivr.pbx.moves import MOVE, Moves, channel_of
 from ivr.pbx.notes import ChannelNotes
 from ivr.pbx.pauses import QueuePauses
 from ivr.pbx.phone_keys import USER_EVENT, PhoneKey, PhoneKeys
-from ivr.pbx.watch import CallOver, CallWatch, Claimed, Command, DropTap, PlaceTap, WatchedCall
+from ivr.pbx.watch import CallOver, CallWatch, Claimed, Command, DropTap, PlaceTap
 from policies.types import Key
 
 log = structlog.get_logger("firmline.pbx")
 
 SPY_OPTIONS = "qowSEu"
-HANGUP_MS, HANGUP_TRIES = 900, 2
-"""A channel goes within some ten milliseconds; both tries fit into the time in which people must know."""
 RING_MS = 5_000
 """A tap leg is answered by us at once; one that rings longer is not going to be."""
 
@@ -64,7 +63,7 @@ class AsteriskPbx:
         """Events since the login, kept until the list of channels is read: the list may be older than they are."""
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._patience = Patience()
         self._pauses = QueuePauses(self._ami, options.pause_ms, self._spawn)
         self._facts: dict[str, CallFacts] = {}
         self._tap_problem: str | None = None
@@ -74,10 +73,20 @@ class AsteriskPbx:
         self.on_phone_key: Callable[[str, str, Key], None] = lambda _ref, _ext, _key: None
         """Told call, agent's extension and key when an agent has pressed one on their own phone."""
         self.notes = ChannelNotes(self._ami, self._watch, self._spawn)
-        self._lease = Lease(self._grip())
+        grip = Grip(
+            self._ami,
+            self._watch,
+            options,
+            self._run_id,
+            self._patience.until,
+            self._carry_out,
+            self._spawn,
+        )
+        self._lease = Lease(grip, lambda: self._moves.read())
+        self._moves = Moves(grip, self._lease, lambda ref, text: self.on_progress(ref, text))
         self.on_progress: Callable[[str, str], None] = lambda _ref, _text: None
         """Told the reference of a call that is being moved, and in one sentence how that stands."""
-        self.guests = Guests(self._hands())
+        self.guests = Guests(grip, self._moves, self._lease)
         self.on_claimed: Callable[[str], None] = lambda _ref: None
         """Told the reference of each call that another Firmline is beside."""
         self.on_call_over: Callable[[str], None] = lambda _ref: None
@@ -124,9 +133,7 @@ class AsteriskPbx:
         self._carry_out(self._watch.hear(event, monotonic_ms()))
         if event.event == "BridgeEnter" and self._options.marks:
             self._look_for_mark(event.get("Uniqueid"))
-        for future in list(self._waiting):
-            if not future.done():
-                future.set_result(None)
+        self._patience.event()
 
     def _look_for_mark(self, uniqueid: str) -> None:
         channel = self._watch.channel(uniqueid)
@@ -190,7 +197,7 @@ class AsteriskPbx:
         self.on_connected()
         rows = [row for row in await self._ami.event_list("Status", ("Variables", MOVE)) if row.event == "Status"]
         channels = [channel_of(row) for row in rows]
-        self._lease.take_up(rows)
+        self._moves.take_up(rows)
         self._carry_out(self._watch.resync(channels, monotonic_ms()))
         backlog, self._backlog = self._backlog or [], None
         for event in backlog:
@@ -252,7 +259,7 @@ class AsteriskPbx:
             self._timer = None
 
     async def _place(self, tap: PlaceTap) -> None:
-        if await self._lease.left_alone(tap):
+        if await self._moves.left_alone(tap):
             self._watch.tap_failed(tap.action_id, monotonic_ms())
             self._carry_out(self._watch.left_to_others(tap.call_ref, monotonic_ms()))
             return
@@ -298,90 +305,12 @@ class AsteriskPbx:
     # --- acting -------------------------------------------------------------------------------------------------------
 
     async def transfer(self, call: CallRef, target: str, why: str) -> None:
-        """Move the caller to ``target`` or, in order, the fallbacks; returns when somebody there speaks with them.
-
-        Raises:
-            PbxError: no target can be reached (then the caller was not moved), nobody answered (then the caller was
-                sent back to the agent), or the caller has hung up.
-        """
-        watched = self._together(call)
-        await self._lease.must_be_ours(watched)
-        self._watch.hold(watched)
-        handed_on = False
-        try:
-            await self._lease.moving(watched)
-            await self._move(watched, tuple(dict.fromkeys((target, *self._options.fallbacks))))
-            handed_on = True
-        finally:
-            self._lease.moved(watched, for_good=handed_on)
-            self._carry_out(self._watch.settle_move(watched, handed_on=handed_on, now_ms=monotonic_ms()))
-
-    async def _move(self, call: WatchedCall, targets: tuple[str, ...]) -> None:
-        refusals: list[str] = []
-        moved = False
-        for target in targets:
-            refusal = await unreachable(self._ami, self._options.context, target)
-            if refusal is None:
-                self.on_progress(call.ref, f"{target} is ringing; the caller waits")
-                moved = True
-                refusal = await self._redirect(call, target)
-            if refusal is None:
-                log.info("transferred", call_ref=call.ref, target=target)
-                return
-            refusals.append(refusal)
-            log.warning("transfer target failed", call_ref=call.ref, target=target, reason=refusal)
-        told = "; ".join(refusals)
-        if not moved:
-            raise PbxError(f"transfer: {told}; the caller stays with the agent")
-        self.on_progress(call.ref, f"{told}; the caller is being brought back to {call.agent_ext}")
-        back = await self._redirect(call, call.agent_ext)
-        raise PbxError(f"transfer: {told}; " + (back or f"the caller is back with agent {call.agent_ext}"))
-
-    async def _redirect(self, call: WatchedCall, target: str) -> str | None:
-        """Move the caller and wait for company.
-
-        Raises:
-            PbxError: the caller is gone.
-        """
-        caller = self._watch.channel(call.caller)
-        if caller is None:
-            raise PbxError("transfer: the caller hung up")
-        left, context = caller.bridge, self._options.context
-        try:
-            await self._ami.action(
-                "Redirect", ("Channel", caller.name), ("Context", context), ("Exten", target), ("Priority", "1")
-            )
-        except PbxError as exc:
-            return str(exc)
-
-        def over() -> bool:
-            now = self._watch.channel(call.caller)
-            return now is None or (now.bridge not in ("", left) and bool(self._watch.company(now.uniqueid)))
-
-        answered = await self._until(over, self._options.answer_ms)
-        if self._watch.channel(call.caller) is None:
-            raise PbxError(f"transfer: the caller was gone before {target} answered")
-        return None if answered else f"nobody answered at {target} within {self._options.answer_ms} ms"
+        """See :meth:`ivr.pbx.moves.Moves.transfer`."""
+        await self._moves.transfer(call, target)
 
     async def hang_up(self, call: CallRef, why: str) -> None:
-        """End the human call by its caller's channel.
-
-        Raises:
-            PbxError: refused, or the channel is still there when the time is over.
-        """
-        watched = self._together(call)
-        await self._lease.must_be_ours(watched)
-        caller = self._watch.channel(watched.caller)
-        assert caller is not None
-        for _ in range(HANGUP_TRIES):
-            try:
-                await self._ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
-            except PbxError:
-                if self._watch.channel(caller.uniqueid) is not None:
-                    raise
-            if await self._until(lambda: self._watch.channel(caller.uniqueid) is None, HANGUP_MS):
-                return
-        raise PbxError("hangup: the PBX took the request, but the caller's channel is still there")
+        """See :meth:`ivr.pbx.moves.Moves.hang_up`."""
+        await self._moves.hang_up(call)
 
     async def pause_agent(self, call: CallRef, why: str) -> None:
         """Pause the agent in every queue they are a member of, for ``pause_ms``.
@@ -400,53 +329,6 @@ class AsteriskPbx:
         await (self._pauses.pause(ext) if paused else self._pauses.unpause(ext))
 
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _hands(self) -> Hands:
-        return Hands(
-            self._ami,
-            self._watch,
-            self._options,
-            self._lease,
-            self._together,
-            self._redirect,
-            self._until,
-            self._carry_out,
-        )
-
-    def _grip(self) -> Grip:
-        return Grip(
-            self._ami,
-            self._watch,
-            self._options,
-            self._run_id,
-            self._redirect,
-            self._until,
-            self._carry_out,
-            self._spawn,
-        )
-
-    def _together(self, call: CallRef) -> WatchedCall:
-        watched = self._watch.call(call.call_ref)
-        if watched is None:
-            raise PbxError("the PBX knows no such call any more")
-        if not self._watch.together(watched):
-            raise PbxError("the caller is not with a guarded agent now, so the call is left alone")
-        return watched
-
-    async def _until(self, condition: Callable[[], bool], timeout_ms: int) -> bool:
-        """Wait for ``condition``, asked again after each event of the PBX; false when the time is over."""
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                while not condition():
-                    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    self._waiting.add(future)
-                    try:
-                        await future
-                    finally:
-                        self._waiting.discard(future)
-        except TimeoutError:
-            return condition()
-        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -16,18 +16,20 @@ silence.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from ivr.clock import monotonic_ms
 from ivr.errors import PbxError
-from ivr.pbx.ami import AmiClient, AmiMessage
+from ivr.pbx.ami import AmiMessage
 from ivr.pbx.base import CallerGone, CallRef, NobodyThere
-from ivr.pbx.inquiry import AsteriskOptions, extension_exists, unreachable
+from ivr.pbx.grip import Grip
+from ivr.pbx.inquiry import extension_exists, unreachable
 from ivr.pbx.lease import Lease
-from ivr.pbx.watch import CallWatch, Command, WatchedCall
+from ivr.pbx.moves import Moves
+from ivr.pbx.watch import WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
 
@@ -36,20 +38,6 @@ WAKE_MS = 700
 """Measured: some tens of milliseconds. A prompt may not wait longer; it is played all the same then."""
 KEEP_S = 45
 """How long our leg may live after the last prompt began: longer than any prompt and the wait for a key together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """What moving a caller takes, lent by the attachment."""
-
-    ami: AmiClient
-    watch: CallWatch
-    options: AsteriskOptions
-    lease: Lease
-    together: Callable[[CallRef], WatchedCall]
-    redirect: Callable[[WatchedCall, str], Awaitable[str | None]]
-    until: Callable[[Callable[[], bool], int], Awaitable[bool]]
-    carry_out: Callable[[list[Command]], None]
 
 
 @dataclass(slots=True)
@@ -64,10 +52,10 @@ class _Guest:
 class Guests:
     """A :class:`ivr.pbx.base.GuestHost` on an Asterisk."""
 
-    def __init__(self, hands: Hands) -> None:
-        self._hands = hands
+    def __init__(self, grip: Grip, moves: Moves, lease: Lease) -> None:
+        self._grip, self._moves, self._lease = grip, moves, lease
         self._guests: dict[str, _Guest] = {}
-        self.transfer_to = hands.options.transfer_to
+        self.transfer_to = grip.options.transfer_to
         self.on_guest_digit: Callable[[str, str], None] = lambda _guest, _digit: None
 
     def hear(self, event: AmiMessage) -> None:
@@ -92,27 +80,27 @@ class Guests:
             PbxError: it did not come to that; the caller is where they were.
             CallerGone: they have hung up.
         """
-        hands = self._hands
-        watched = hands.together(call)
-        await hands.lease.must_be_ours(watched)
-        caller = hands.watch.channel(watched.caller)
+        grip = self._grip
+        watched = self._moves.together(call.call_ref)
+        await self._lease.must_be_ours(watched)
+        caller = grip.watch.channel(watched.caller)
         assert caller is not None
         home = await self._home(watched)
         guest = self._guests[guest_id] = _Guest(watched)
-        hands.watch.hold(watched)
-        hands.watch.guests.add(guest_id)
-        await self._originate(guest_id, "Bridge", f"{caller.name},F({hands.options.context}^{home}^1)", headers)
+        grip.watch.hold(watched)
+        grip.watch.guests.add(guest_id)
+        await self._originate(guest_id, "Bridge", f"{caller.name},F({grip.options.context}^{home}^1)", headers)
 
         def settled() -> bool:
-            now = hands.watch.channel(watched.caller)
+            now = grip.watch.channel(watched.caller)
             return now is None or bool(guest.failed) or (bool(guest.bridge) and now.bridge == guest.bridge)
 
-        came = await hands.until(settled, BRING_MS)
-        if hands.watch.channel(watched.caller) is None:
+        came = await grip.until(settled, BRING_MS)
+        if grip.watch.channel(watched.caller) is None:
             raise CallerGone("menu: the caller hung up")
         if not came or guest.failed:
             raise PbxError(f"menu: the caller could not be brought to us: {guest.failed or 'the PBX did not do it'}")
-        hands.carry_out(hands.watch.drop_taps(watched, "the caller is with us"))
+        grip.carry_out(grip.watch.drop_taps(watched, "the caller is with us"))
         await self.keep(guest_id)
         log.info("caller brought to us", call_ref=watched.ref)
 
@@ -125,14 +113,14 @@ class Guests:
         Raises:
             PbxError: it did not come to that.
         """
-        hands = self._hands
-        watched = hands.together(call)
-        caller = hands.watch.channel(watched.caller)
+        grip = self._grip
+        watched = self._moves.together(call.call_ref)
+        caller = grip.watch.channel(watched.caller)
         assert caller is not None
         guest = self._guests[guest_id] = _Guest(watched)
-        hands.watch.guests.add(guest_id)
+        grip.watch.guests.add(guest_id)
         await self._originate(guest_id, "BridgeAdd", caller.name, headers)
-        if not await hands.until(lambda: bool(guest.bridge or guest.failed), WAKE_MS) or not guest.bridge:
+        if not await grip.until(lambda: bool(guest.bridge or guest.failed), WAKE_MS) or not guest.bridge:
             raise PbxError(f"no leg of ours came into the call: {guest.failed or 'is app_bridgeaddchan loaded?'}")
         await self.keep(guest_id)
 
@@ -142,22 +130,22 @@ class Guests:
         Raises:
             PbxError: nowhere: then they must not be moved.
         """
-        hands = self._hands
+        grip = self._grip
         for target in (call.agent_ext, *self._targets):
-            if await extension_exists(hands.ami, hands.options.context, target):
+            if await extension_exists(grip.ami, grip.options.context, target):
                 return target
-        raise PbxError(f"menu: neither {call.agent_ext} nor a supervisor is an extension of {hands.options.context}")
+        raise PbxError(f"menu: neither {call.agent_ext} nor a supervisor is an extension of {grip.options.context}")
 
     @property
     def _targets(self) -> tuple[str, ...]:
         """Where callers go who ask for a supervisor, in order."""
-        wanted = (self.transfer_to, *self._hands.options.fallbacks)
+        wanted = (self.transfer_to, *self._grip.options.fallbacks)
         return tuple(dict.fromkeys(target for target in wanted if target))
 
     async def _originate(self, guest_id: str, application: str, data: str, headers: Mapping[str, str]) -> None:
-        await self._hands.ami.action(
+        await self._grip.ami.action(
             "Originate",
-            ("Channel", f"PJSIP/{self._hands.options.tap_endpoint}"),
+            ("Channel", f"PJSIP/{self._grip.options.tap_endpoint}"),
             ("ChannelId", guest_id),
             ("Application", application),
             ("Data", data),
@@ -170,7 +158,7 @@ class Guests:
     async def keep(self, guest_id: str) -> None:
         """Wind the leg's clock up again."""
         try:
-            await self._hands.ami.action("AbsoluteTimeout", ("Channel", guest_id), ("Timeout", str(KEEP_S)))
+            await self._grip.ami.action("AbsoluteTimeout", ("Channel", guest_id), ("Timeout", str(KEEP_S)))
         except PbxError as exc:  # gone by now, as a rule
             log.debug("leg not kept", error=str(exc))
 
@@ -182,7 +170,7 @@ class Guests:
             PbxError: nobody answered; the agent's phone was left ringing for them.
             CallerGone: they have hung up.
         """
-        hands = self._hands
+        grip = self._grip
         watched = self._watched(call)
         targets, agent = self._targets, watched.agent_ext
         wanted = (agent, *targets) if agent_first else (*targets, agent)
@@ -190,13 +178,13 @@ class Guests:
         moved = False
         for target in dict.fromkeys(wanted):
             idle = target == agent  # who took another call meanwhile has no ear for this one
-            refusal = await unreachable(hands.ami, hands.options.context, target, must_be_idle=idle)
+            refusal = await unreachable(grip.ami, grip.options.context, target, must_be_idle=idle)
             if refusal is None:
                 moved = True
-                await hands.lease.moving(watched)
+                await self._moves.moving(watched)
                 refusal = await self._redirected(watched, target)
             if refusal is None:
-                hands.lease.moved(watched, for_good=target != agent)
+                self._moves.moved(watched, for_good=target != agent)
                 self._settle(watched, handed_on=target != agent)
                 log.info("caller sent on", call_ref=watched.ref, target=target)
                 return target
@@ -205,14 +193,14 @@ class Guests:
         if not moved:
             raise NobodyThere(f"menu: {told}")
         await self._redirected(watched, agent)
-        hands.lease.moved(watched, for_good=False)
+        self._moves.moved(watched, for_good=False)
         raise PbxError(f"menu: {told}; {agent} was rung for the caller")
 
     async def _redirected(self, watched: WatchedCall, target: str) -> str | None:
         try:
-            return await self._hands.redirect(watched, target)
+            return await self._moves.redirect(watched, target)
         except PbxError as exc:
-            if self._hands.watch.channel(watched.caller) is None:
+            if self._grip.watch.channel(watched.caller) is None:
                 raise CallerGone(str(exc)) from exc
             raise
 
@@ -222,27 +210,27 @@ class Guests:
         Raises:
             PbxError: refused, or the channel is still there.
         """
-        hands = self._hands
-        caller = hands.watch.channel(self._watched(call).caller)
+        grip = self._grip
+        caller = grip.watch.channel(self._watched(call).caller)
         if caller is None:
             return
-        await hands.ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
-        if not await hands.until(lambda: hands.watch.channel(caller.uniqueid) is None, hands.options.ami.timeout_ms):
+        await grip.ami.action("Hangup", ("Channel", caller.name), ("Cause", "16"))
+        if not await grip.until(lambda: grip.watch.channel(caller.uniqueid) is None, grip.options.ami.timeout_ms):
             raise PbxError("menu: the PBX took the request to hang up, but the caller's channel is still there")
 
     def let_go(self, call: CallRef, guest_id: str) -> None:
         """The stay is over, however it ended; the watch goes on as before."""
         guest = self._guests.pop(guest_id, None)
-        self._hands.watch.guests.discard(guest_id)
+        self._grip.watch.guests.discard(guest_id)
         if guest is not None and guest.call.held:
             self._settle(guest.call, handed_on=guest.handed_on)
 
     def _settle(self, call: WatchedCall, *, handed_on: bool) -> None:
-        hands = self._hands
-        hands.carry_out(hands.watch.settle_move(call, handed_on=handed_on, now_ms=monotonic_ms()))
+        grip = self._grip
+        grip.carry_out(grip.watch.settle_move(call, handed_on=handed_on, now_ms=monotonic_ms()))
 
     def _watched(self, call: CallRef) -> WatchedCall:
-        watched = self._hands.watch.call(call.call_ref)
+        watched = self._grip.watch.call(call.call_ref)
         if watched is None:
             raise CallerGone("menu: the caller hung up")
         return watched
