@@ -41,7 +41,8 @@ from ivr.pbx.moves import MOVE, Moves, channel_of
 from ivr.pbx.notes import ChannelNotes
 from ivr.pbx.pauses import QueuePauses
 from ivr.pbx.phone_keys import USER_EVENT, PhoneKey, PhoneKeys
-from ivr.pbx.watch import CallOver, CallWatch, Claimed, Command, DropTap, PlaceTap
+from ivr.pbx.watch import CallWatch
+from ivr.pbx.watched import CallOver, Claimed, Command, DropTap, PlaceTap
 from policies.types import Key
 
 log = structlog.get_logger("firmline.pbx")

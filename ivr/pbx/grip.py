@@ -9,7 +9,8 @@ from typing import Any
 
 from ivr.pbx.ami import AmiClient
 from ivr.pbx.inquiry import AsteriskOptions
-from ivr.pbx.watch import CallWatch, Command
+from ivr.pbx.watch import CallWatch
+from ivr.pbx.watched import Command
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ivr.pbx.ami import AmiMessage
 
 if TYPE_CHECKING:
-    from ivr.pbx.watch import Channel
+    from ivr.pbx.channels import Channel
 
 INTERNAL = ("Local/", "Message/", "AsyncGoto/", "Surrogate/", "CBAnn/", "CBRec/", "ConfBridge", "Announcer/")
 """Technologies that are nobody's phone."""

@@ -29,7 +29,7 @@ from ivr.pbx.grip import Grip
 from ivr.pbx.inquiry import extension_exists, unreachable
 from ivr.pbx.lease import Lease
 from ivr.pbx.moves import Moves
-from ivr.pbx.watch import WatchedCall
+from ivr.pbx.watched import WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
 

@@ -16,7 +16,7 @@ from ivr.clock import monotonic_ms
 from ivr.errors import PbxError
 from ivr.pbx.claims import BEAT_MS
 from ivr.pbx.grip import Grip
-from ivr.pbx.watch import WatchedCall
+from ivr.pbx.watched import WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
 

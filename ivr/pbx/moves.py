@@ -26,10 +26,11 @@ from ivr.clock import monotonic_ms, wall_s
 from ivr.errors import PbxError
 from ivr.pbx.ami import AmiMessage
 from ivr.pbx.base import CallRef
+from ivr.pbx.channels import Channel
 from ivr.pbx.grip import Grip
 from ivr.pbx.inquiry import unreachable
 from ivr.pbx.lease import Lease
-from ivr.pbx.watch import Channel, PlaceTap, WatchedCall
+from ivr.pbx.watched import PlaceTap, WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
 

@@ -19,14 +19,14 @@ a prefix (u).
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from ivr.pbx.ami import AmiMessage
+from ivr.pbx.channels import Channel, Channels, endpoint_of
 from ivr.pbx.claims import Claims
 from ivr.pbx.guarded import Guarded, Mark
+from ivr.pbx.watched import CallOver, Claimed, Command, DropTap, PlaceTap, Tap, WatchedCall
 from policies.types import Side
 
 RELEASE_MS = 3_000
@@ -38,114 +38,6 @@ MAX_OVER = 256
 """References of calls that ended lately; a leg asked for in a call's last moment is with us within seconds."""
 STEADY_MS = 5_000
 """A tap that lived so long was sound: when it goes, the next one is tried at once."""
-
-_ENDPOINT = re.compile(r"^[A-Za-z0-9]+/(?P<endpoint>.+?)(?:-[0-9a-f]+)?(?:;\d)?$")
-
-
-# --- what to do -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceTap:
-    """Originate a ``ChanSpy`` of ``channel`` to ourselves; ``tap_id`` becomes the tap channel's Uniqueid.
-
-    ``action_id`` is this attempt's alone: every manager user is told how it ended. ``was_elsewhere``: another Firmline
-    had the call, and may have moved the caller on for good.
-    """
-
-    tap_id: str
-    call_ref: str
-    side: Side
-    channel: str
-    agent_ext: str
-    action_id: str = ""
-    was_elsewhere: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DropTap:
-    """Hang up one tap leg; ``channel`` is its name."""
-
-    channel: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallOver:
-    """The human call is over: nothing of it needs to be remembered."""
-
-    call_ref: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """Another Firmline is beside this call: it is theirs."""
-
-    call_ref: str
-    by: str
-
-
-Command = PlaceTap | DropTap | CallOver | Claimed
-
-
-# --- what is known ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Channel:
-    """One channel that is, or was, in a bridge."""
-
-    uniqueid: str
-    name: str
-    linkedid: str
-    bridge: str = ""
-    entered: int = 0
-    """Order of entering bridges: who came last."""
-
-    @property
-    def endpoint(self) -> str:
-        return endpoint_of(self.name)
-
-
-def endpoint_of(channel: str) -> str:
-    """``PJSIP/201-0000000a`` -> ``201``, ``DAHDI/i1/5551234-1f`` -> ``i1/5551234``; empty for no channel's name."""
-    match = _ENDPOINT.match(channel)
-    return match["endpoint"] if match else ""
-
-
-@dataclass(slots=True)
-class _Tap:
-    tap_id: str = ""
-    """Empty: no tap."""
-    channel: str = ""
-    bridge: str = ""
-    since_ms: int = 0
-    dropping: bool = False
-    action_id: str = ""
-    made: str = ""
-    """Its channel's name once it is there: then the claim is ours."""
-    failures: int = 0
-    not_before_ms: int = 0
-
-
-@dataclass(slots=True)
-class WatchedCall:
-    """One call that was tapped at least once; ``caller`` is the Uniqueid of the caller's channel."""
-
-    ref: str
-    caller: str
-    agent: str = ""
-    agent_ext: str = ""
-    taps: dict[Side, _Tap] = field(default_factory=lambda: {Side.CALLER: _Tap(), Side.AGENT: _Tap()})
-    apart_since_ms: int | None = None
-    held: bool = False
-    """We are moving the caller ourselves: leave the taps as they are."""
-    handed_on: bool = False
-    """We have moved the caller: whoever speaks with them now is not our business."""
-    owner: str = ""
-    """Endpoint of the Firmline that tapped the caller last."""
-    wanted_since_ms: int | None = None
-    """Since when nobody taps the caller although somebody should."""
 
 
 class CallWatch:
@@ -159,13 +51,12 @@ class CallWatch:
         self._run_id = run_id
         self.claims = Claims(us)
         self._us, self.guarded = us, Guarded(us, agents, colleagues)
-        self._channels: dict[str, Channel] = {}
+        self._channels = Channels()
         self._calls: dict[str, WatchedCall] = {}
         self._over: deque[str] = deque(maxlen=MAX_OVER)
         self._taps: dict[str, tuple[WatchedCall, Side]] = {}
         self.guests: set[str] = set()
         """Ids of legs of ours that are no taps: callers who are with us for a while."""
-        self._serial = 0
         self._tap_serial = 0
         self._out: list[Command] = []
 
@@ -176,16 +67,14 @@ class CallWatch:
         uniqueid = event.get("Uniqueid")
         match event.event:
             case "BridgeEnter":
-                self._entered(event, now_ms)
+                if endpoint_of(event.get("Channel")) != self._us:
+                    self._channels.entered(
+                        uniqueid, event.get("Channel"), event.get("Linkedid"), event.get("BridgeUniqueid")
+                    )
             case "BridgeLeave":
-                channel = self._channels.get(uniqueid)
-                # A channel that is moved may enter the next bridge before the leaving of the last is told.
-                if channel is not None and channel.bridge == event.get("BridgeUniqueid"):
-                    channel.bridge = ""
+                self._channels.left(uniqueid, event.get("BridgeUniqueid"))
             case "Rename":
-                channel = self._channels.get(uniqueid)
-                if channel is not None:
-                    channel.name = event.get("Newname")
+                self._channels.renamed(uniqueid, event.get("Newname"))
             case "Hangup":
                 self._hung_up(uniqueid, now_ms)
             case "Newchannel" if uniqueid.startswith(TAP_PREFIX):
@@ -203,7 +92,7 @@ class CallWatch:
         Legs to our endpoint that we do not know are those of a process that died: they are hung up.
         """
         present = {c.uniqueid: c for c in channels}
-        for uniqueid in [*self._channels, *self._taps]:
+        for uniqueid in [*(channel.uniqueid for channel in self._channels), *self._taps]:
             if uniqueid not in present:
                 self._hung_up(uniqueid, now_ms)
         for tap_id, (call, side) in self._taps.items():
@@ -215,14 +104,12 @@ class CallWatch:
         for channel in present.values():
             if channel.endpoint == self._us and not self._is_our_tap(channel) and channel.uniqueid not in self.guests:
                 self._out.append(DropTap(channel.name, "a leg that an earlier run left behind"))
-            elif channel.bridge and self._is_party(channel):
-                known = self._channels.get(channel.uniqueid)
-                self._serial += 1
-                channel.entered = known.entered if known and known.bridge == channel.bridge else self._serial
-                self._channels[channel.uniqueid] = channel
-        for uniqueid, channel in self._channels.items():
-            channel.bridge = present[uniqueid].bridge
-        self._settle(now_ms)
+            elif channel.bridge and channel.endpoint != self._us:
+                self._channels.found(channel)
+        for channel in list(self._channels):
+            if not present[channel.uniqueid].bridge:
+                self._channels.left(channel.uniqueid, channel.bridge)
+        self._settle_all(now_ms)
         return self._flush()
 
     def tap_failed(self, action_id: str, now_ms: int) -> None:
@@ -242,21 +129,22 @@ class CallWatch:
         """Another Firmline's lease ran out: what it left is hung up, and with that its claims are free."""
         for channel in self.claims.taps_of(endpoint):
             self._out.append(DropTap(channel, f"the Firmline at {endpoint} is gone"))
+        self._touch_all()  # who waited for its word need not any more
         return self._flush()
 
     def next_deadline_ms(self) -> int | None:
         """When ``on_deadline`` wants to be called next."""
         times: list[int] = []
         for call in self._calls.values():
-            if call.apart_since_ms is not None and not call.held and self._tapped(call):
+            if call.apart_since_ms is not None and not call.held and call.tapped:
                 times.append(call.apart_since_ms + RELEASE_MS)
-            if self._wanted(call) and not self._claimed_elsewhere(call):
+            if call.wanted and not self._claimed_elsewhere(call):
                 times += [due for side in call.taps if (due := self._tap_due_ms(call, side)) is not None]
         return min(times, default=None)
 
     def on_deadline(self, now_ms: int) -> list[Command]:
         """Whatever was due by ``now_ms``."""
-        self._settle(now_ms)
+        self._settle_all(now_ms)
         return self._flush()
 
     # --- questions and orders of the control --------------------------------------------------------------------------
@@ -288,7 +176,7 @@ class CallWatch:
 
     def adopt(self, channel: Channel, agent_ext: str) -> WatchedCall:
         """A caller whom an earlier run was moving is ours to look after; held until ``settle_move``."""
-        self._channels.setdefault(channel.uniqueid, channel)
+        self._channels.add(channel)
         call = self._calls.get(channel.uniqueid)
         if call is None:
             call = self._new_call(channel)
@@ -297,7 +185,7 @@ class CallWatch:
 
     def was_handed_on(self, channel: Channel, now_ms: int) -> list[Command]:
         """Another run has moved this caller for good."""
-        self._channels.setdefault(channel.uniqueid, channel)
+        self._channels.add(channel)
         call = self._calls.get(channel.uniqueid)
         if call is None:
             call = self._new_call(channel)
@@ -308,19 +196,19 @@ class CallWatch:
         call = self.call(ref)
         if call is not None and not call.held:
             call.handed_on = True
+            self._touch(call)
             self._settle(now_ms)
         return self._flush()
 
     def together(self, call: WatchedCall) -> bool:
         """Whether caller and guarded agent are in the call now."""
-        return call.caller in self._channels and self._agent_of(self._channels[call.caller]) is not None
+        caller = self._channels.get(call.caller)
+        return caller is not None and self._agent_of(caller) is not None
 
     def company(self, uniqueid: str) -> list[Channel]:
         """Who is in the same bridge, Local channels included."""
         me = self._channels.get(uniqueid)
-        if me is None or not me.bridge:
-            return []
-        return [c for c in self._channels.values() if c.bridge == me.bridge and c is not me]
+        return [] if me is None else self._channels.company(me)
 
     def hold(self, call: WatchedCall) -> None:
         """We are about to move the caller."""
@@ -334,34 +222,21 @@ class CallWatch:
 
     def mark(self, uniqueid: str, mark: Mark, now_ms: int) -> list[Command]:
         """A channel was found to be of a guarded queue, or marked by the dialplan."""
-        if uniqueid in self._channels:
+        channel = self._channels.get(uniqueid)
+        if channel is not None:
             self.guarded.marks[uniqueid] = mark
+            self._channels.touch(channel)
         self._settle(now_ms)
         return self._flush()
 
     def settle_move(self, call: WatchedCall, *, handed_on: bool, now_ms: int) -> list[Command]:
         """The move is over: the caller is with somebody else for good, or the call is as it was."""
         call.held, call.handed_on = False, handed_on
+        self._touch(call)
         self._settle(now_ms)
         return self._flush()
 
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _entered(self, event: AmiMessage, now_ms: int) -> None:
-        uniqueid, name = event.get("Uniqueid"), event.get("Channel")
-        if endpoint_of(name) == self._us:
-            return
-        known = self._channels.get(uniqueid)
-        channel = known or Channel(uniqueid, name, event.get("Linkedid"))
-        self._serial += 1
-        channel.name, channel.linkedid = name, event.get("Linkedid")
-        channel.bridge, channel.entered = event.get("BridgeUniqueid"), self._serial
-        self._channels[uniqueid] = channel
-        # Asterisk gives every channel of a bridge the oldest Linkedid, but tells only of the one that enters.
-        together = [channel, *self.company(uniqueid)]
-        oldest = min((c.linkedid for c in together), key=_age)
-        for each in together:
-            each.linkedid = oldest
 
     def _is_our_tap(self, channel: Channel) -> bool:
         return channel.endpoint == self._us and channel.uniqueid in self._taps
@@ -377,6 +252,7 @@ class CallWatch:
             return
         call, side = found
         call.taps[side].made = name
+        self._touch(call)
         if side is Side.CALLER:
             call.owner, call.wanted_since_ms = self._us, None
 
@@ -385,7 +261,7 @@ class CallWatch:
         self.claims.saw(uniqueid, endpoint, name, now_ms)
         lost = self._taps.pop(uniqueid, None)
         if lost is not None and lost[0].taps[lost[1]].tap_id == uniqueid:
-            lost[0].taps[lost[1]] = _Tap()
+            lost[0].taps[lost[1]] = Tap()
         for call in self._calls.values():
             if uniqueid == _claim(call.caller) and endpoint != self._us:
                 call.owner, call.wanted_since_ms = endpoint, None
@@ -397,8 +273,10 @@ class CallWatch:
 
     def _hung_up(self, uniqueid: str, now_ms: int) -> None:
         self.claims.gone(uniqueid)
+        if uniqueid.startswith(TAP_PREFIX):  # perhaps somebody else's: then its caller can be had now
+            self._channels.touched.add(uniqueid.removeprefix(TAP_PREFIX).rpartition("-")[0])
         self._tap_gone(uniqueid, now_ms, failed=False)
-        self._channels.pop(uniqueid, None)
+        self._channels.gone(uniqueid)
         self.guarded.marks.pop(uniqueid, None)
         call = self._calls.pop(uniqueid, None)
         if call is not None:
@@ -419,15 +297,31 @@ class CallWatch:
         steady = now_ms - tap.since_ms >= STEADY_MS and not failed
         failures = 0 if steady or tap.dropping else tap.failures + 1
         wait_ms = min(RETRY_MIN_MS * 2 ** (failures - 1), RETRY_MAX_MS) if failures else 0
-        call.taps[side] = _Tap(failures=failures, not_before_ms=now_ms + wait_ms)
+        call.taps[side] = Tap(failures=failures, not_before_ms=now_ms + wait_ms)
+        self._touch(call)
+
+    def _settle_all(self, now_ms: int) -> None:
+        """Look at everybody: time has gone by, or more than one thing has changed."""
+        self._touch_all()
+        self._settle(now_ms)
 
     def _settle(self, now_ms: int) -> None:
-        """Bring calls and taps into line with who is in which bridge."""
-        for channel in list(self._channels.values()):
-            if channel.uniqueid not in self._calls and self.guarded.is_caller(channel) and self._agent_of(channel):
+        """Bring calls and taps into line with who is in which bridge, for those around whom something changed."""
+        touched, self._channels.touched = self._channels.touched, set()
+        for uniqueid in sorted(touched):
+            channel = self._channels.get(uniqueid)
+            if channel is None:
+                continue
+            if uniqueid not in self._calls and self.guarded.is_caller(channel) and self._agent_of(channel):
                 self._new_call(channel)
-        for call in self._calls.values():
-            self._settle_call(call, now_ms)
+            if uniqueid in self._calls:
+                self._settle_call(self._calls[uniqueid], channel, now_ms)
+
+    def _touch(self, call: WatchedCall) -> None:
+        self._channels.touched.add(call.caller)
+
+    def _touch_all(self) -> None:
+        self._channels.touched.update(channel.uniqueid for channel in self._channels)
 
     def _new_call(self, channel: Channel) -> WatchedCall:
         owner = self.claims.owner(_claim(channel.uniqueid))
@@ -435,10 +329,9 @@ class CallWatch:
         self._calls[channel.uniqueid] = call
         return call
 
-    def _settle_call(self, call: WatchedCall, now_ms: int) -> None:
+    def _settle_call(self, call: WatchedCall, caller: Channel, now_ms: int) -> None:
         if call.held:
             return
-        caller = self._channels[call.caller]
         agent = self._agent_of(caller)
         if agent is None or call.handed_on:
             call.wanted_since_ms = None
@@ -472,21 +365,18 @@ class CallWatch:
                 return
         self._tap_serial += 1
         action_id = f"{tap_id}/{self._run_id}-{self._tap_serial}"
-        call.taps[side] = _Tap(
+        call.taps[side] = Tap(
             tap_id, channel.uniqueid, channel.bridge, now_ms, action_id=action_id, failures=tap.failures
         )
         self._taps[tap_id] = (call, side)
         elsewhere = call.owner not in ("", self._us)
         self._out.append(PlaceTap(tap_id, call.ref, side, channel.name, call.agent_ext, action_id, elsewhere))
 
-    def _drop(self, tap: _Tap, why: str) -> None:
+    def _drop(self, tap: Tap, why: str) -> None:
         if tap.tap_id and not tap.dropping:
             tap.dropping = True
             if tap.made:  # else it is dropped when it appears: until then somebody else's may have that Uniqueid
                 self._out.append(DropTap(tap.made, why))
-
-    def _wanted(self, call: WatchedCall) -> bool:
-        return not call.held and not call.handed_on and call.apart_since_ms is None
 
     def _tap_due_ms(self, call: WatchedCall, side: Side) -> int | None:
         """When a missing tap may be asked for, if time alone is in the way."""
@@ -500,10 +390,6 @@ class CallWatch:
             return tap.not_before_ms or None
         return max(tap.not_before_ms, call.wanted_since_ms + self.claims.wait_ms(call.caller, call.owner))
 
-    @staticmethod
-    def _tapped(call: WatchedCall) -> bool:
-        return any(tap.tap_id and not tap.dropping for tap in call.taps.values())
-
     def _free_ref(self, linkedid: str) -> str:
         """A conference may hold two callers under one Linkedid: each is a call of its own."""
         taken = {call.ref for call in self._calls.values()}
@@ -515,17 +401,9 @@ class CallWatch:
         """The guarded agent this caller speaks with, by bridge or, through Local, by Linkedid; the last to come."""
         if not caller.bridge:
             return None
-        near = [
-            c
-            for c in self._channels.values()
-            if c.bridge and (c.bridge == caller.bridge or c.linkedid == caller.linkedid)
-        ]
-        agents = self.guarded.agents_of(caller, near)
+        agents = self.guarded.agents_of(caller, self._channels.near(caller))
         beside = [c for c in agents if c.bridge == caller.bridge]
         return max(beside or agents, key=lambda c: c.entered, default=None)
-
-    def _is_party(self, channel: Channel) -> bool:
-        return channel.endpoint != self._us
 
     def _flush(self) -> list[Command]:
         out, self._out = self._out, []
@@ -535,9 +413,3 @@ class CallWatch:
 def _claim(caller: str) -> str:
     """The Uniqueid that says whose a call is: see ``ivr.pbx.claims``."""
     return f"{TAP_PREFIX}{caller}-{Side.CALLER.value}"
-
-
-def _age(linkedid: str) -> tuple[float, str]:
-    """Asterisk's ids begin with the second they were made in; ``pbx-1700000000.12`` when the system has a name."""
-    match = re.search(r"(\d+)\.(\d+)$", linkedid)
-    return (int(match[1]) + int(match[2]) / 1e6 if match else float("inf")), linkedid

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivr.pbx.ami import AmiMessage
+from ivr.pbx.channels import Channel, endpoint_of
 from ivr.pbx.claims import BEAT_MS, DEFER_MS, FORGET_MS, LEASE_MS, STICKY_MS, Claims
-from ivr.pbx.watch import TAP_PREFIX, CallWatch, Channel, Claimed, Command, DropTap, PlaceTap, endpoint_of
+from ivr.pbx.watch import TAP_PREFIX, CallWatch
+from ivr.pbx.watched import Claimed, Command, DropTap, PlaceTap
 from policies.types import Side
 from tests.ivr.pbx.test_watch import enter, event, leg, made, placed
 

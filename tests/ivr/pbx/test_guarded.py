@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ivr.pbx.ami import AmiMessage
+from ivr.pbx.channels import Channel
 from ivr.pbx.guarded import Guarded, Mark, MarkOptions, mark_of
-from ivr.pbx.watch import Channel
 
 OPTIONS = MarkOptions(("support", "6*"), "FIRMLINE")
 

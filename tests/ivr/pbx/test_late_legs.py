@@ -17,7 +17,8 @@ from ivr.metrics import Metrics
 from ivr.pbx.ami import AmiMessage
 from ivr.pbx.claims import STICKY_MS
 from ivr.pbx.direct import DirectControl
-from ivr.pbx.watch import CallOver, CallWatch, Claimed, Command, DropTap, PlaceTap
+from ivr.pbx.watch import CallWatch
+from ivr.pbx.watched import CallOver, Claimed, Command, DropTap, PlaceTap
 from ivr.prompts import load_catalogue
 from ivr.session import World
 from ivr.types import JournalRow, LiveRow

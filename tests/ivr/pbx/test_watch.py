@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivr.pbx.ami import AmiMessage
-from ivr.pbx.watch import RELEASE_MS, CallOver, CallWatch, Channel, Command, DropTap, PlaceTap, endpoint_of
+from ivr.pbx.channels import Channel, endpoint_of
+from ivr.pbx.guarded import Mark
+from ivr.pbx.watch import RELEASE_MS, CallWatch
+from ivr.pbx.watched import CallOver, Command, DropTap, PlaceTap
 from policies.types import Side
 
 
@@ -251,3 +255,111 @@ def test_watch_never_taps_twice_and_forgets_everything_in_the_end(steps: list[tu
     while pbx.live:
         pbx.tap_gone()
     assert pbx.watcher.next_deadline_ms() is None and pbx.watcher.on_deadline(pbx.now_ms + 99_999) == []
+
+
+class Thorough(CallWatch):
+    """Looks at everybody after each event, as slow as that is."""
+
+    def _settle(self, now_ms: int) -> None:
+        self._touch_all()
+        super()._settle(now_ms)
+
+
+PARTIES = ("pat", "sam", "kim", "201", "202", "211")
+
+
+class Both:
+    """A quick watch and a thorough one, told the same; each method is one happening."""
+
+    def __init__(self, *, alone: bool) -> None:
+        self.quick, self.slow = (kind("firmline", ["20?"], ["299"]) for kind in (CallWatch, Thorough))
+        self.now_ms = 0
+        self.asked: list[PlaceTap] = []
+        self.there: dict[str, str] = {}
+        if not alone:
+            for watcher in (self.quick, self.slow):
+                watcher.claims.saw("of another call", "firmline2", "PJSIP/firmline2-00000001", 0)
+        self.enter("201", 1, 1), self.enter("pat", 1, 1)
+        self.made(0, "firmline"), self.made(1, "firmline")
+
+    def agreed(self, of_quick: list[Command], of_slow: list[Command]) -> None:
+        assert of_quick == of_slow and self.quick.next_deadline_ms() == self.slow.next_deadline_ms()
+        self.asked += placed(of_quick).values()
+
+    def told(self, message: AmiMessage) -> None:
+        self.agreed(self.quick.hear(message, self.now_ms), self.slow.hear(message, self.now_ms))
+
+    def enter(self, who: str, bridge: int, link: int) -> None:
+        self.told(enter(who, f"b{bridge}", linkedid=f"100.{link}"))
+
+    def leave(self, who: str, bridge: int) -> None:
+        self.told(event("BridgeLeave", Uniqueid=f"100.{who}", BridgeUniqueid=f"b{bridge}"))
+
+    def gone(self, who: str) -> None:
+        self.told(event("Hangup", Uniqueid=f"100.{who}"))
+
+    def mark(self, who: str, is_agent: bool) -> None:
+        self.agreed(*(w.mark(f"100.{who}", Mark(is_agent), self.now_ms) for w in (self.quick, self.slow)))
+
+    def made(self, which: int, by: str) -> None:
+        tap = self.asked[which % len(self.asked)] if self.asked else None
+        if tap is not None and tap.tap_id not in self.there:
+            self.there[tap.tap_id] = by
+            self.told(made(tap, by=by))
+
+    def tap_gone(self, which: int) -> None:
+        if self.there:
+            tap_id = sorted(self.there)[which % len(self.there)]
+            del self.there[tap_id]
+            self.told(event("Hangup", Uniqueid=tap_id))
+
+    def failed(self, which: int) -> None:
+        if self.asked:
+            failed = self.asked[which % len(self.asked)].action_id
+            self.told(event("OriginateResponse", Response="Failure", ActionID=failed))
+
+    def move(self, which: int, handed_on: bool) -> None:
+        outcomes = []
+        for watcher in (self.quick, self.slow):
+            calls = watcher.calls()
+            if not calls:
+                return
+            watcher.hold(call := calls[which % len(calls)])
+            outcomes.append(watcher.settle_move(call, handed_on=handed_on, now_ms=self.now_ms))
+        self.agreed(*outcomes)
+
+    def left(self, which: int) -> None:
+        outcomes = []
+        for watcher in (self.quick, self.slow):
+            refs = [call.ref for call in watcher.calls()] or ["none"]
+            outcomes.append(watcher.left_to_others(refs[which % len(refs)], self.now_ms))
+        self.agreed(*outcomes)
+
+    def wait(self, ms: int) -> None:
+        self.now_ms += ms
+        self.agreed(self.quick.on_deadline(self.now_ms), self.slow.on_deadline(self.now_ms))
+
+
+SOME = st.integers(0, 9)
+HAPPENINGS = st.lists(
+    st.one_of(
+        st.tuples(st.just(Both.enter), st.sampled_from(PARTIES), st.integers(0, 3), st.integers(1, 3)),
+        st.tuples(st.just(Both.leave), st.sampled_from(PARTIES), st.integers(0, 3)),
+        st.tuples(st.just(Both.gone), st.sampled_from(PARTIES)),
+        st.tuples(st.just(Both.mark), st.sampled_from(PARTIES), st.booleans()),
+        st.tuples(st.just(Both.made), SOME, st.sampled_from(["firmline", "firmline", "firmline2"])),
+        st.tuples(st.sampled_from([Both.tap_gone, Both.failed, Both.left]), SOME),
+        st.tuples(st.just(Both.move), SOME, st.booleans()),
+        st.tuples(st.just(Both.wait), st.sampled_from([20, 700, 3_100])),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(HAPPENINGS, st.booleans())
+def test_looking_only_around_what_changed_misses_nothing(happenings: list[tuple[Any, ...]], alone: bool) -> None:
+    """Whatever happens in whatever order: the commands are those of a watch that looks at every channel each time."""
+    both = Both(alone=alone)
+    for happening, *particulars in happenings:
+        happening(both, *particulars)
