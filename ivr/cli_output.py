@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import click
 
 from ivr.cli import Context
 from ivr.config import Config
+from ivr.doctor_finding import Finding, Level
+
+MARKS = {Level.OK: "ok   ", Level.WARN: "LOOK ", Level.FAULT: "FAULT"}
+_INDENT = " " * 19
 
 
 def emit(row: dict[str, Any]) -> None:
@@ -36,6 +41,14 @@ def table(result: dict[str, Any], as_json: bool) -> None:
 def progress(text: str) -> None:
     """How long work goes on, on stderr."""
     click.echo(text, err=True)
+
+
+def show_finding(finding: Finding) -> None:
+    """What was found, and under it what to do next; lines to paste (indented ones) stay as they are."""
+    click.echo(f"{MARKS[finding.level]} {finding.name:<12} {finding.what}")
+    for line in finding.next_step.splitlines():
+        whole = line if line.startswith(" ") else textwrap.fill(line, 91)
+        click.echo(textwrap.indent(whole, _INDENT))
 
 
 def set_logging(config: Config) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from ivr.config import Config
@@ -17,7 +18,7 @@ from ivr.doctor_line import line, ports
 from ivr.doctor_machine import journal, machine, model, prompts, tls
 from ivr.errors import FirmlineError
 from ivr.parts import asterisk_options
-from ivr.pbx.inquiry import survey
+from ivr.pbx.check import examine as asterisk
 
 CONNECT_S = 4.0
 
@@ -36,40 +37,18 @@ async def examine(config: Config) -> list[Finding]:
 
 
 async def pbx(config: Config) -> list[Finding]:
-    """The manager interface, or the control address."""
+    """All of ``firmline pbx-check``, or the control address."""
     if config.pbx.kind != "asterisk":
         if not config.pbx.control_url:
             what = "pbx.control_url is empty: callers are warned, but no call can be transferred or ended"
             return [Finding(Level.WARN, "pbx", what, "set it to your PBX's control endpoint, if endings are wanted")]
         return [await _reachable("pbx", config.pbx.control_url, "pbx.control_url")]
-    where = f"{config.pbx.asterisk.host}:{config.pbx.asterisk.port}"
+    targets = (config.pbx.transfer_to, *config.pbx.asterisk.fallbacks)
     try:
-        told = await survey(asterisk_options(config), (config.pbx.transfer_to, *config.pbx.asterisk.fallbacks))
-    except FirmlineError as exc:
-        return [fault("pbx", str(exc), manager_step(str(exc), where))]
-    if "; but " in told:
-        step = "register a phone at the extensions named, or correct pbx.transfer_to, fallbacks and context"
-        return [Finding(Level.WARN, "pbx", told, step)]
-    return [ok("pbx", told)]
-
-
-def manager_step(error: str, where: str) -> str:
-    """What to do about an error of the manager interface."""
-    if "refused user" in error:
-        return (
-            "compare secret= in manager.conf with pbx.asterisk.secret, and let permit= of that user hold our address "
-            "(deny=0.0.0.0/0.0.0.0, permit=OUR.ADDRESS/255.255.255.255); then `manager reload`"
-        )
-    if "may not do" in error or "no events reach" in error:
-        return "`firmline pbx-check` prints the lines to paste into manager.conf; then `manager reload` on the PBX"
-    if "no Asterisk manager" in error:
-        return f"something else answers at {where}: the manager's port is 5038 unless manager.conf says otherwise"
-    if "refused" in error.lower():
-        return (
-            f"nothing listens at {where}: [general] enabled=yes and bindaddr= (0.0.0.0 or the address we dial) in "
-            "manager.conf, then `core restart when convenient`; `manager show settings` tells what holds"
-        )
-    return f"no way to {where}: check pbx.asterisk.host and the firewalls (TCP); on the PBX: `ss -ltnp sport = :5038`"
+        found = await asterisk(asterisk_options(config), targets)
+    except FirmlineError as exc:  # a secret or certificate that cannot be read
+        return [fault("pbx", str(exc), "correct the key named")]
+    return [replace(each, name=f"pbx {each.name}") for each in found]
 
 
 async def receivers(config: Config) -> list[Finding]:

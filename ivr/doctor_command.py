@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import textwrap
 
 import click
 
 from ivr.cli import Context, cli, shared_options
+from ivr.cli_output import show_finding
 from ivr.errors import ConfigError
-
-MARKS = {"ok": "ok   ", "warn": "LOOK ", "fault": "FAULT"}
 
 
 @cli.command()
@@ -23,7 +21,7 @@ def doctor(context: Context, as_json: bool, quiet: bool) -> None:
     """Why does it not work? Looks for the common causes and says the next step.
 
     Cores, open files, clock; journal and disk; model, pack, prompts, certificates; ports; the registrar and the address
-    it sees (one-way audio), a call from this machine to itself; the manager interface; webhook receivers. Harmless
+    it sees (one-way audio), a call from this machine to itself; all of `pbx-check`; webhook receivers. Harmless
     beside a running service. Run it as the service's user. Ends 1 when there is a FAULT, 2 when the settings cannot be
     read.
 
@@ -49,10 +47,8 @@ def doctor(context: Context, as_json: bool, quiet: bool) -> None:
             continue
         if as_json:
             click.echo(json.dumps(finding.as_json()))
-            continue
-        click.echo(f"{MARKS[finding.level]} {finding.name:<12} {finding.what}")
-        if finding.next_step:
-            click.echo(textwrap.fill(finding.next_step, 110, initial_indent=" " * 19, subsequent_indent=" " * 19))
+        else:
+            show_finding(finding)
     faults = sum(finding.level is Level.FAULT for finding in found)
     if not as_json:
         click.echo(f"{faults} faults" if faults else "nothing wrong found")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 
 import click
 
 from ivr.cli import Context, cli, shared_options
-from ivr.cli_output import emit, quiet_logging
+from ivr.cli_output import emit, quiet_logging, show_finding
 from ivr.errors import ConfigError
-
-MARKS = {"ok": "ok   ", "warn": "LOOK ", "fault": "FAULT"}
-_INDENT = " " * 17
 
 
 @cli.command("pbx-check")
@@ -42,12 +38,8 @@ def pbx_check(context: Context, as_json: bool) -> None:
     for finding in findings:
         if as_json:
             emit(finding.as_json())
-            continue
-        click.echo(f"{MARKS[finding.level]} {finding.name:<10} {finding.what}")
-        for line in finding.next_step.splitlines():
-            # Lines to paste are indented and stay as they are.
-            whole = line if line.startswith(" ") else textwrap.fill(line, 100)
-            click.echo(textwrap.indent(whole, _INDENT))
+        else:
+            show_finding(finding)
     faults = sum(finding.level == "fault" for finding in findings)
     if not as_json:
         click.echo(f"{faults} faults" if faults else "ready")

@@ -235,7 +235,9 @@ class AmiClient:
             except ssl.SSLError as exc:
                 why = _tls_words(exc, self._where)
             except (OSError, TimeoutError) as exc:
-                reason = getattr(exc, "strerror", None) or "no answer"
+                # asyncio puts its own words ("Connect call failed") in the place of the system's.
+                refused = isinstance(exc, ConnectionRefusedError)
+                reason = "connection refused" if refused else getattr(exc, "strerror", None) or "no answer"
                 why = f"the manager interface at {self._where} cannot be reached: {reason}; is Asterisk up, and "
                 why += "enabled=yes in manager.conf?"
             if self._logged_in:

@@ -51,7 +51,7 @@ async def examine(options: AsteriskOptions, targets: tuple[str, ...]) -> list[Fi
             found += await _keys(ami, options)
             found += await _queues(ami, options)
     except PbxError as exc:
-        found.append(fault("login" if not found else "manager", str(exc), _login_step(options)))
+        found.append(fault("login" if not found else "manager", str(exc), manager_step(str(exc), options)))
     return found
 
 
@@ -66,12 +66,26 @@ def as_line(findings: list[Finding], targets: tuple[str, ...]) -> tuple[bool, st
     return True, f"{told['version']}, logged in {told['login']}; transfers go to {', '.join(targets)}{but}"
 
 
-def _login_step(options: AsteriskOptions) -> str:
-    return (
-        "paste deploy/asterisk/manager_firmline.conf into /etc/asterisk/manager.conf (FreePBX: manager_custom.conf), "
-        f"its [name] {options.ami.username}, secret= as pbx.asterisk.secret, permit= for this machine; "
-        "[general] of manager.conf: enabled=yes and bindaddr=; " + _RELOAD.format("manager reload")
-    )
+def manager_step(error: str, options: AsteriskOptions) -> str:
+    """What to do about a login that failed with ``error``."""
+    where = f"{options.ami.host}:{options.ami.port}"
+    if "refused user" in error:
+        return (
+            "paste deploy/asterisk/manager_firmline.conf into /etc/asterisk/manager.conf (FreePBX: "
+            f"manager_custom.conf), its [name] {options.ami.username}, secret= as pbx.asterisk.secret; where it is "
+            "there already, let permit= hold our address (deny=0.0.0.0/0.0.0.0, permit=OUR.ADDRESS/255.255.255.255); "
+            + _RELOAD.format("manager reload")
+        )
+    if "TLS" in error or "certificate" in error:
+        return "pbx.asterisk.tls: enabled, ca_file, server_name; [general] of manager.conf: tlsenable=yes, tlsbindaddr="
+    if "no Asterisk manager" in error:
+        return f"something else answers at {where}: the manager's port is 5038 unless manager.conf says otherwise"
+    if "refused" in error.lower():
+        return (
+            f"nothing listens at {where}: [general] enabled=yes and bindaddr= (0.0.0.0 or the address we dial) in "
+            "manager.conf, then `core restart when convenient`; `manager show settings` tells what holds"
+        )
+    return f"no way to {where}: check pbx.asterisk.host and the firewalls (TCP); on the PBX: `ss -ltnp sport = :5038`"
 
 
 async def version(ami: AmiClient) -> Finding:

@@ -180,26 +180,3 @@ async def missing_rights(ami: AmiClient) -> tuple[list[str], bool]:
     known = {key.lower() for key, _ in allowed.fields}
     missing = {right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known}
     return sorted(missing), "queuepause" in known
-
-
-async def survey(options: AsteriskOptions, targets: tuple[str, ...]) -> str:
-    """In one sentence: can we log in, may we do what is needed, where could callers be sent now?
-
-    Touches no call and no tap: a service may be running beside it.
-
-    Raises:
-        PbxError: no login, or a right is missing; the text says which line of manager.conf lacks it.
-    """
-    probe = EventProbe()
-    async with logged_in(options, probe.hear) as ami:
-        missing, can_pause = await missing_rights(ami)
-        if missing:
-            user = options.ami.username
-            raise PbxError(f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write=")
-        await probe.ask(ami, options.ami)
-        refusals = [told for target in targets if (told := await unreachable(ami, options.context, target)) is not None]
-        if not can_pause:
-            refusals.append("agents cannot be paused (add agent to write= of the manager user if they should be)")
-        told = f"; but {'; '.join(refusals)}" if refusals else ""
-        where = f"{options.ami.host}:{options.ami.port}"
-        return f"Asterisk manager {ami.version} at {where}; transfers go to {', '.join(targets)}{told}"

@@ -14,11 +14,9 @@ from structlog.testing import capture_logs
 
 from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
-from ivr.doctor import manager_step
 from ivr.errors import PbxError
 from ivr.pbx.base import CallRef
 from ivr.pbx.guarded import MarkOptions
-from ivr.pbx.inquiry import survey
 from ivr.pbx.pauses import PAUSE_REASON
 from ivr.pbx.phone_keys import PhoneKey, PhoneKeyOptions
 from policies.types import Key
@@ -317,23 +315,6 @@ async def test_twelve_calls_at_once_are_each_tapped_twice_and_leave_nothing(worl
 def _open_things() -> tuple[int, int]:
     """File descriptors and tasks of this process."""
     return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks())
-
-
-async def test_survey_says_where_callers_could_go_and_which_right_is_missing(world: World) -> None:
-    """`firmline check` names the extension that is missing and the class that manager.conf lacks."""
-    beside = Beside(world)
-    said = await survey(beside.options, ("299", "777"))
-    assert "transfers go to 299, 777; but extension 777 does not exist in context internal" in said
-    blind = Beside(world, ami=ami_options(world.server, username="blind"))
-    with pytest.raises(PbxError, match="manager user blind may not do all that is needed: add call,originate"):
-        await survey(blind.options, ("299",))
-    deaf = Beside(world, ami=ami_options(world.server, username="deaf", timeout_ms=500))
-    with pytest.raises(PbxError, match="no events reach manager user deaf.*add call to its read="):
-        await survey(deaf.options, ("299",))
-    wrong = Beside(world, ami=ami_options(world.server, secret="wrong"))
-    with pytest.raises(PbxError, match="refused user firmline: check pbx.asterisk.username and secret") as refused:
-        await survey(wrong.options, ("299",))
-    assert "permit=" in manager_step(str(refused.value), "pbx")
 
 
 async def test_call_made_by_the_agent_is_tapped_and_can_be_transferred(world: World) -> None:

@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from ivr import pbx_command  # noqa: F401  registers itself
 from ivr.cli import cli
+from ivr.config import load_config
+from ivr.doctor import pbx as doctor_of_pbx
 from ivr.doctor_finding import Finding, Level
 from ivr.errors import ConfigError
 from ivr.pbx.check import as_line, examine
@@ -71,7 +73,8 @@ async def test_check_says_for_each_fault_what_to_paste_where(world: World) -> No
 async def test_check_names_the_right_that_is_missing_and_goes_no_further(world: World) -> None:
     """No login, no rights, no events: each with the lines of manager.conf."""
     no_login = wrong(await asked(world, ami=ami_options(world.server, secret="wrong")))
-    assert "refused user firmline" in no_login["login"].what and "manager_firmline.conf" in no_login["login"].next_step
+    assert "refused user firmline" in no_login["login"].what
+    assert "manager_firmline.conf" in no_login["login"].next_step and "permit=" in no_login["login"].next_step
     blind = wrong(await asked(world, ami=ami_options(world.server, username="blind")))
     assert (
         "add call,originate to its write=" in blind["rights"].what and "[blind]:\n  read=" in blind["rights"].next_step
@@ -109,6 +112,9 @@ async def test_pbx_check_command_ends_1_on_a_fault_and_speaks_json(world: World,
     people, lines, none = [await run(*w) for w in (("-c", str(good)), ("-c", str(good), "--json"), ("-c", str(direct)))]
     assert people.exit_code == lines.exit_code == 1 and "1 faults" in people.stdout
     assert "FAULT transfer" in people.stdout and "exten => 298x,1,Dial(PJSIP/298x,30)" in people.stdout
+    doctored = {each.name.removeprefix("pbx "): each for each in await doctor_of_pbx(load_config(good))}
+    assert doctored["transfer"].what in people.stdout and doctored["transfer"].level is Level.FAULT
     found = {each["name"]: each["level"] for each in map(json.loads, lines.stdout.splitlines())}
+    assert set(doctored) == set(found), "the doctor asks all that pbx-check asks"
     assert found["transfer"] == "fault" and found["login"] == "ok"
     assert isinstance(none.exception, ConfigError) and "pbx.kind" in str(none.exception)
