@@ -1,30 +1,34 @@
 """The one composition root: from a validated config to a running service, and down again.
 
-Order of start: everything that can be wrong on our own side first (pack, prompts, model, journal), then HTTP, and the
-line last: once the PBX can reach us, we are whole. Order of stop: the reverse. The human calls live in the PBX and
-are not touched by either.
+Order of start: everything that can be wrong on our own side first (pack, prompts, journal, ports); then line and PBX,
+so that calls which outlived an earlier process are tapped again within a second or two; then, beside those calls, what
+takes longer: the API, the sentence model and the speech model, which decoding processes have been loading all the
+while. What is said meanwhile waits for them. Order of stop: the reverse. The human calls live in the PBX and are not
+touched by either.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 import ivr
-from ivr.api.app import create_app
 from ivr.api.base import Check
 from ivr.api.feed import EventFeed
 from ivr.api.parts import api_access, api_hosts, api_reach
-from ivr.api.server import ApiServer
+from ivr.api.server import ApiServer, listen_at
 from ivr.asr import AsrPool
 from ivr.calls import Calls
 from ivr.config import Config, resolve_secret
 from ivr.database import Database, sqlite_path
 from ivr.desk import ServiceDesk
+from ivr.ears import begin_ears
 from ivr.ladders import LadderStore
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
@@ -33,12 +37,13 @@ from ivr.memory import Memory
 from ivr.menu_desk import MenuDesk
 from ivr.metrics import Metrics
 from ivr.parts import (
-    asr_options,
+    Parts,
     asterisk_options,
     call_options,
     delivery_options,
     listener_factory,
-    load_parts,
+    load_prompts,
+    load_rules,
     menu_options,
     webhook_hooks,
 )
@@ -54,6 +59,9 @@ from ivr.webhook_sender import WebhookSender
 from policies.engine import Engine
 from policies.types import Hotkey, Key
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 log = structlog.get_logger("firmline.app")
 
 LAG_FAULT_MS = 5_000
@@ -63,6 +71,8 @@ LAG_FAULT_MS = 5_000
 def asr_check(pool: AsrPool) -> Check:
     """Whether somebody is listening, and how late."""
     stats = pool.stats()
+    if pool.loading:
+        return Check("ears", False, "the speech model is being loaded; what is said meanwhile is heard then")
     lag = f"oldest waiting {stats.lag_ms} ms" if stats.lag_ms else "no backlog"
     if stats.workers == 0:
         return Check("ears", False, "no decoding process is alive; calls go on unheard until one is back")
@@ -71,6 +81,13 @@ def asr_check(pool: AsrPool) -> Check:
             "ears", False, f"{stats.queued} segments wait, {lag}: add ears.workers or calls will be heard late"
         )
     return Check("ears", True, f"{stats.workers} decoding processes, {lag}")
+
+
+def _import_api() -> Callable[..., FastAPI]:
+    """FastAPI takes as long to import as the PBX to connect a call, so it comes after the calls."""
+    from ivr.api.app import create_app
+
+    return create_app
 
 
 def make_control(config: Config) -> DirectControl | AsteriskPbx:
@@ -95,13 +112,15 @@ def make_memory(control: DirectControl | AsteriskPbx, ladders: LadderStore) -> M
 class App:
     """The service."""
 
-    def __init__(self, config: Config, source: ConfigSource | None = None) -> None:
+    def __init__(self, config: Config, source: ConfigSource | None = None, ears: AsrPool | None = None) -> None:
+        """``ears``: a recogniser that loads already; it is ours to stop."""
         self.config = config
-        self._source = source
+        self._source, self._ears = source, ears
         self.reloader: Reloader | None = None
         self.metrics = Metrics(version=ivr.__version__)
         self.feed = EventFeed()
         self.registered = asyncio.Event()
+        self.api: ApiServer | None = None
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -118,26 +137,15 @@ class App:
 
     async def _start(self) -> None:
         config, loop = self.config, asyncio.get_running_loop()
-        self.parts = await asyncio.to_thread(load_parts, config)  # a hub may be asked: minutes
+        self.asr = self._ears or await begin_ears(config)
+        self._stack.push_async_callback(self.asr.stop)
+        pack, queues = load_rules(config, meaning=False)
+        self.parts = Parts(pack, load_prompts(config, pack, *queues.values()), queues)
         line_options = config.line.options()
         self.access = api_access(config)
-        ears = config.ears
-        self.asr = AsrPool(self.parts.model, ears.workers, ears.threads, options=asr_options(config))
-        self._stack.push_async_callback(self.asr.stop)
-        await self.asr.start()
-        self.journal = Journal(
-            config.journal.path,
-            store_words=config.journal.store_words,
-            retention_s=config.journal.retention_days * 86_400 or None,
-        )
-        self._stack.callback(self.journal.stop)
-        self.journal.start()
-        ladders = LadderStore(Database(sqlite_path(config.journal.path)))
-        self._stack.callback(ladders.stop)
-        ladders.start()
-        self.webhooks = WebhookSender(webhook_hooks(config), Outbox(self.journal.database), delivery_options(config))
-        self._stack.push_async_callback(self.webhooks.stop)
-        self.webhooks.start()
+        listener = listen_at(config.api.host, config.api.port, api_reach(config))
+        self._stack.callback(listener.close)
+        self._open_journal()
         self.control = make_control(config)
         self.desk = ServiceDesk(self.journal.database, self.control, self._status)
         self._world = World(
@@ -148,7 +156,7 @@ class App:
             self,
             self.metrics,
             config.pbx.transfer_to,
-            make_memory(self.control, ladders),
+            make_memory(self.control, self._ladders),
             self._menus(),
         )
         options, kept = call_options(config), config.journal.caller_number
@@ -157,25 +165,56 @@ class App:
         self.line = PyvoipLine(line_options)
         self._listen_to_pbx()
         self.feed.agent_of = self.calls.agent_of
-        hosts = api_hosts(config)
-        api = create_app(self.calls, self.metrics, self.feed, access=self.access, desk=self.desk, hosts=hosts)
-        self.api = ApiServer(api, config.api.host, config.api.port, api_reach(config))
-        self._stack.push_async_callback(self.api.stop)
-        await self.api.start()
         self.stall = StallMonitor(self.metrics)
         self._stack.callback(self.stall.stop)
         self.stall.start()
+        self._expose_counters()
+        self._stack.push_async_callback(self._stop_api)  # after the line: whoever watches sees how calls were left
         self._stack.push_async_callback(self.line.stop)
         self._stack.callback(self.calls.close_all, "Firmline is stopping")
-        self._expose_counters()
         await self.line.start(self.calls)
         self._stack.push_async_callback(self.control.stop)
         await self.control.start()
+        await self._start_beside_calls(listener)
+
+    def _open_journal(self) -> None:
+        config = self.config
+        self.journal = Journal(
+            config.journal.path,
+            store_words=config.journal.store_words,
+            retention_s=config.journal.retention_days * 86_400 or None,
+        )
+        self._stack.callback(self.journal.stop)
+        self.journal.start()
+        self._ladders = LadderStore(Database(sqlite_path(config.journal.path)))
+        self._stack.callback(self._ladders.stop)
+        self._ladders.start()
+        self.webhooks = WebhookSender(webhook_hooks(config), Outbox(self.journal.database), delivery_options(config))
+        self._stack.push_async_callback(self.webhooks.stop)
+        self.webhooks.start()
+
+    async def _start_beside_calls(self, listener: socket.socket) -> None:
+        """What the calls can wait for: they are being tapped meanwhile."""
+        config = self.config
+        create_app = await asyncio.to_thread(_import_api)
+        hosts = api_hosts(config)
+        api = create_app(self.calls, self.metrics, self.feed, access=self.access, desk=self.desk, hosts=hosts)
+        self.api = ApiServer(api, config.api.host, config.api.port, api_reach(config), listener)
+        await self.api.start()
+        parts = await asyncio.to_thread(self.parts.with_meaning)
+        await self.asr.loaded()
+        self.parts = parts
+        self.calls.adopt_pack()  # before the first words are judged: nobody has waited for more than the model
+        self.asr.open()
         if self._source is not None:
             loaded = Loaded(config, self.parts.pack, self.parts.catalogue, self.parts.queues)
             self.reloader = Reloader(self._source, loaded, self._apply, self.metrics)
             self._stack.push_async_callback(self.reloader.stop)
             self.reloader.start()
+
+    async def _stop_api(self) -> None:
+        if self.api is not None:
+            await self.api.stop()
 
     def _listen_to_pbx(self) -> None:
         """What an attachment that watches calls by itself has to say."""
@@ -264,6 +303,7 @@ class App:
 
     def ready(self) -> dict[str, str]:
         """The ready line of ``firmline run``."""
+        assert self.api is not None
         host, port = self.line.local_address
         api_host, api_port = self.api.address
         return {
@@ -271,7 +311,7 @@ class App:
             "version": ivr.__version__,
             "line": f"sip:{self.config.line.username}@{host}:{port}",
             "pbx": self._pbx_words(),
-            "model": f"{self.parts.model.name} ({self.parts.model.source})",
+            "model": f"{self.asr.model.name} ({self.asr.model.source})",
             "api": f"{self.api.scheme}://{api_host}:{api_port}",
         }
 

@@ -105,6 +105,9 @@ class AsrPool:
             parent_pid=os.getpid(),
         )
         self._workers = [_Worker(settings) for _ in range(workers)]
+        self.loading = False
+        """Between ``begin`` and ``open``: nobody decodes yet, and what is submitted waits."""
+        self._loads: list[asyncio.Task[dict[str, Any]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._queue = AsrQueue(self._options.queue)
         self._jobs: dict[int, Job] = {}
@@ -118,12 +121,27 @@ class AsrPool:
         )
 
     async def start(self) -> None:
-        """Start the workers, load and self-test the model in each.
+        """Start the workers, load and self-test the model in each, and decode from now on.
 
         :raises ModelError: when the model cannot be loaded; no worker is left behind.
         """
+        await self.begin()
+        await self.loaded()
+        self.open()
+
+    async def begin(self) -> None:
+        """Have the workers load the model and return: what is submitted meanwhile waits for ``open``."""
+        self.loading = True
+        self._loads = [asyncio.create_task(worker.start()) for worker in self._workers]
+        await asyncio.gather(*(worker.spawned.wait() for worker in self._workers))
+
+    async def loaded(self) -> None:
+        """Wait until every worker has its model.
+
+        :raises ModelError: when one cannot load it; no worker is left behind, and what waits is given up.
+        """
         try:
-            found = await asyncio.gather(*(worker.start() for worker in self._workers), return_exceptions=True)
+            found = await asyncio.gather(*self._loads, return_exceptions=True)
             for each in found:
                 if isinstance(each, BaseException):
                     raise each
@@ -138,6 +156,10 @@ class AsrPool:
                     f"speech model {self.model.name} ({self.model.path}) cannot be used: {error}"
                 ) from error
             raise
+
+    def open(self) -> None:
+        """Decode from now on, what waits first."""
+        self.loading = False
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
 
     def submit(self, segment: Segment) -> asyncio.Future[Transcript]:
@@ -166,10 +188,11 @@ class AsrPool:
     async def stop(self) -> None:
         """End the workers; what still waits resolves as ``asr_failed``. Bounded by a second or so, never raises."""
         self._stop_asked.set()
-        for task in self._tasks:
+        tasks = [*self._loads, *self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loads, self._tasks = [], []
         await asyncio.gather(*(worker.stop() for worker in self._workers))
         for job in list(self._jobs.values()):
             self._give_up(job, ASR_FAILED)
@@ -283,6 +306,8 @@ class _Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
+        self.spawned = asyncio.Event()
+        """``start`` has made the process, or could not."""
 
     @property
     def pid(self) -> int | None:
@@ -291,6 +316,17 @@ class _Worker:
 
     async def start(self) -> dict[str, Any]:
         """:raises ModelError: with the loader's words; :raises ConnectionError, IncompleteReadError: when it dies."""
+        try:
+            await self._spawn()
+        finally:
+            self.spawned.set()
+        answer = await asyncio.wait_for(self._read(), _LOAD_TIMEOUT_S)
+        if "error" in answer:
+            raise ModelError(answer["error"])
+        about: dict[str, Any] = answer["ready"]
+        return about
+
+    async def _spawn(self) -> None:
         root = str(Path(__file__).parents[1])
         threads = str(self._settings.threads)
         self._process = await asyncio.create_subprocess_exec(
@@ -307,11 +343,6 @@ class _Worker:
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )
-        answer = await asyncio.wait_for(self._read(), _LOAD_TIMEOUT_S)
-        if "error" in answer:
-            raise ModelError(answer["error"])
-        about: dict[str, Any] = answer["ready"]
-        return about
 
     async def decode(self, segments: list[Segment]) -> list[Transcript]:
         """:raises ConnectionError, IncompleteReadError: when the process is gone; :raises _RefusedError: it says so."""

@@ -27,9 +27,9 @@ from ivr.clock import monotonic_ms
 from ivr.config import Config
 from ivr.demo.service import Row, ServiceProcess, monotonic_of
 from ivr.demo.speech import line_pcm, load_script
+from ivr.ears import asr_options
 from ivr.judge import judge_line, load_pack
 from ivr.models import resolve_model
-from ivr.parts import asr_options
 from ivr.prompts import load_catalogue
 
 Progress = Callable[[str], None]

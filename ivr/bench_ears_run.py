@@ -35,9 +35,10 @@ from ivr.bench_speech import (
 )
 from ivr.config import Config
 from ivr.drafts import DraftOptions
+from ivr.ears import asr_options
 from ivr.judge import load_pack
 from ivr.models import ResolvedModel, resolve_model
-from ivr.parts import asr_options, call_options, listener_options
+from ivr.parts import call_options, listener_options
 from policies.pack import Pack
 
 Progress = Callable[[str], None]

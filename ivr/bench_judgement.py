@@ -21,9 +21,10 @@ from ivr.bench_machine import load_average
 from ivr.bench_speech import LINE_NOISE_DBOV, RATE_HZ, SPEECH_DBOV, mu_law, on_the_line, white
 from ivr.bench_voices import VOICES, Clips
 from ivr.config import Config
+from ivr.ears import asr_options
 from ivr.judge import load_pack
 from ivr.models import resolve_model
-from ivr.parts import asr_options, listener_factory
+from ivr.parts import listener_factory
 from ivr.tuning import Labelled
 from policies.pack import Pack
 from policies.types import Side

@@ -10,11 +10,12 @@ from ivr.api.parts import api_access, api_reach
 from ivr.api.server import check_tls
 from ivr.asr import AsrPool
 from ivr.config import Config, resolve_secret
+from ivr.ears import asr_options
 from ivr.errors import FirmlineError
 from ivr.lines.base import LineStatus, RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.models import resolve_model
-from ivr.parts import asr_options, asterisk_options, load_prompts, load_rules, webhook_hooks
+from ivr.parts import asterisk_options, load_prompts, load_rules, webhook_hooks
 from ivr.pbx.check import as_line, examine
 
 REGISTER_WAIT_S = 6.0

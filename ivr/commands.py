@@ -8,7 +8,7 @@ import io
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,10 @@ from ivr.cli_output import emit, quiet_logging, set_logging, table
 from ivr.config import Config
 from ivr.errors import FirmlineError, WavError
 
+if TYPE_CHECKING:
+    from ivr.app import App
+
+T = TypeVar("T")
 Wavs = click.argument("wavs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="WAV...")
 
 
@@ -41,41 +45,70 @@ def run(context: Context, as_json: bool) -> None:
 
 
 async def _run(config: Config, as_json: bool, context: Context) -> None:
-    import structlog
-
-    from ivr.app import App
-    from ivr.limits import allow_open_files
-    from ivr.reload import ConfigSource
-    from ivr.systemd import Systemd
-
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    if problem := allow_open_files(config.line.max_legs):
-        structlog.get_logger("firmline.app").warning("too few open files allowed", detail=problem)
-    app = App(config, ConfigSource(context.path, context.config))
-    loop.add_signal_handler(signal.SIGHUP, app.reload)
-    await app.start()
-    # What start-up made lives as long as we do. Left among the young, every full collection walks all of it and stalls
-    # the loop (measured: 100 ms for 136,000 objects; frozen, none).
-    gc.collect()
-    gc.freeze()
-    # Threads read meaning, receive and pace RTP: each must give the loop its turn sooner than after the usual 5 ms.
-    sys.setswitchinterval(0.001)
+    stopping = loop.create_task(stop.wait())
+    app = await _unless(stopping, loop.create_task(_start(config, context)))
+    if app is None:
+        return
+    from ivr.systemd import Systemd
+
     systemd = Systemd()
     systemd.ready("up; registering at the PBX")
     try:
-        stopping = loop.create_task(stop.wait())
-        ready = loop.create_task(app.registered.wait())
-        await asyncio.wait({stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
+        if await _unless(stopping, loop.create_task(app.registered.wait())):
             _say_ready(app.ready(), as_json)
             systemd.status(f"ready: {app.ready()['line']}")
         await stopping
-        ready.cancel()
     finally:
         systemd.stopping()
         await app.stop()
+
+
+async def _unless(stopping: asyncio.Task[Any], work: asyncio.Task[T]) -> T | None:
+    """What ``work`` comes to; ``None``, and it is cancelled, when we are to stop before."""
+    await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return None
+    return work.result()
+
+
+async def _start(config: Config, context: Context) -> App:
+    """Everything up, in haste: calls may be live whose Firmline has just died.
+
+    The speech model is loaded in processes of its own while this one imports all the rest.
+    """
+    gc.disable()
+    from ivr.ears import begin_ears
+
+    ears = await begin_ears(config)
+    try:
+        import structlog
+
+        from ivr.app import App
+        from ivr.limits import allow_open_files
+        from ivr.reload import ConfigSource
+
+        if problem := allow_open_files(config.line.max_legs):
+            structlog.get_logger("firmline.app").warning("too few open files allowed", detail=problem)
+        app = App(config, ConfigSource(context.path, context.config), ears)
+    except BaseException:
+        await ears.stop()
+        raise
+    # What start-up made lives as long as we do. Left among the young, every full collection walks all of it and stalls
+    # the loop (measured: 100 ms for 136,000 objects; frozen, none).
+    gc.freeze()
+    gc.enable()
+    # Threads read meaning, receive and pace RTP: each must give the loop its turn sooner than after the usual 5 ms.
+    sys.setswitchinterval(0.001)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload)
+    await app.start()
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _say_ready(told: dict[str, str], as_json: bool) -> None:

@@ -12,20 +12,22 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import NullPool
 
 import ivr.migrations
 from ivr.errors import StoreError
 from ivr.types import JournalEvent
 
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
+
+SCHEMA = "0003"
+"""The newest of ``ivr.migrations``. A file of this schema is opened without Alembic, whose import alone takes longer
+than a PBX needs to connect a call."""
 BUSY_TIMEOUT_MS = 250
 """How long one statement waits for another process's lock; after that the rows spill and are tried again."""
 QUICK_CHECK_MAX_BYTES = 256_000_000
@@ -248,12 +250,20 @@ class Database:
     def insert_once(self, table: sa.Table, key: str) -> sa.Insert:
         """An insert that leaves a row whose ``key`` is there already as it is: harmless to repeat."""
         if self._engine.dialect.name == "postgresql":
+            from sqlalchemy.dialects import postgresql
+
             return postgresql.insert(table).on_conflict_do_nothing(index_elements=[key])
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
 
     def _upsert(self, table: sa.Table, key: str) -> sa.Insert:
-        make = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
-        statement = make(table)
+        if self._engine.dialect.name == "postgresql":
+            from sqlalchemy.dialects import postgresql
+
+            return self._replacing(postgresql.insert(table), table, key)
+        return self._replacing(sqlite.insert(table), table, key)
+
+    @staticmethod
+    def _replacing(statement: postgresql.Insert | sqlite.Insert, table: sa.Table, key: str) -> sa.Insert:
         others = {c.name: statement.excluded[c.name] for c in table.c if c.name != key}
         return statement.on_conflict_do_update(index_elements=[key], set_=others)
 
@@ -278,18 +288,21 @@ def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _migrate(connection: sa.Connection, path: Path) -> None:
+    current = _revision(connection)
+    if current == SCHEMA:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(ivr.migrations.__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    head = ScriptDirectory.from_config(config).get_current_head()
-    current = _revision(connection)
-    if current == head:
-        return
     try:
         command.upgrade(config, "head")
     except CommandError as exc:
         raise StoreError(
-            f"journal: {path} was written by a newer Firmline (schema {current}; this one knows up to {head}): "
+            f"journal: {path} was written by a newer Firmline (schema {current}; this one knows up to {SCHEMA}): "
             "upgrade Firmline, or set journal.path to another file"
         ) from exc
     connection.commit()

@@ -46,9 +46,12 @@ def load_pack(name_or_path: str | Path, *, meaning: bool = True, files: set[Path
         raise ConfigError(str(exc.args[0])) from exc
     except YamlError as exc:
         raise ConfigError(str(exc)) from exc
-    if not meaning or not pack.spec.meaning.enabled:
-        return pack
-    return replace(pack, meaning=_taught(tuple(pack.taught())))
+    return with_meaning(pack) if meaning else pack
+
+
+def with_meaning(pack: Pack) -> Pack:
+    """The pack with its reader of meaning, unless it wants none or the machine has no model."""
+    return replace(pack, meaning=_taught(tuple(pack.taught()))) if pack.spec.meaning.enabled else pack
 
 
 @lru_cache(maxsize=8)

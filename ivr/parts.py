@@ -10,16 +10,13 @@ from pathlib import Path
 from audio.endpoint import EndpointOptions
 from audio.prompts import Catalogue
 from audio.vad import VadOptions
-from ivr.asr import AsrOptions
-from ivr.asr_queue import QueueOptions
 from ivr.call import CallOptions
 from ivr.config import Config, ManagerTlsConfig, resolve_secret
 from ivr.drafts import DraftOptions
 from ivr.errors import ConfigError
-from ivr.judge import load_pack
+from ivr.judge import load_pack, with_meaning
 from ivr.listener import Listener, ListenerOptions
 from ivr.menu import MenuOptions
-from ivr.models import ResolvedModel, resolve_model
 from ivr.pbx.ami import AmiOptions
 from ivr.pbx.guarded import MarkOptions
 from ivr.pbx.inquiry import AsteriskOptions
@@ -41,29 +38,23 @@ AMI_TIMEOUT_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a config resolves to without opening a socket: shared by ``run``, ``check`` and ``replay``."""
+    """What rules and prompts a config resolves to, without opening a socket."""
 
     pack: Pack
     catalogue: Catalogue
-    model: ResolvedModel
     queues: Mapping[str, Pack] = field(default_factory=dict)
     """Packs of queues with a rule of their own."""
 
-
-def load_parts(config: Config) -> Parts:
-    """Pack, prompts and model, each checked.
-
-    Raises:
-        ConfigError: pack or prompts cannot be used, or the pack names a prompt that the catalogue lacks.
-        ModelError: no speech model.
-    """
-    pack, queues = load_rules(config)
-    catalogue = load_prompts(config, pack, *queues.values())
-    return Parts(pack, catalogue, resolve_model(config.ears.model, offline=config.ears.offline), queues)
+    def with_meaning(self) -> Parts:
+        """The same, with each pack's reader of meaning: takes as long to load as all the rest."""
+        queues = {queue: with_meaning(pack) for queue, pack in self.queues.items()}
+        return Parts(with_meaning(self.pack), self.catalogue, queues)
 
 
-def load_rules(config: Config, files: set[Path] | None = None) -> tuple[Pack, dict[str, Pack]]:
+def load_rules(config: Config, files: set[Path] | None = None, *, meaning: bool = True) -> tuple[Pack, dict[str, Pack]]:
     """The pack in force, and those of queues with a rule of their own; each in its mode.
+
+    ``meaning=False`` leaves the reader of meaning to ``Parts.with_meaning``.
 
     Raises:
         ConfigError: a pack cannot be used.
@@ -71,7 +62,7 @@ def load_rules(config: Config, files: set[Path] | None = None) -> tuple[Pack, di
     policy = config.policy
 
     def rule(name: str, mode: str) -> Pack:
-        return load_pack(name, files=files).in_mode(None if mode == "pack" else Mode(mode))
+        return load_pack(name, meaning=meaning, files=files).in_mode(None if mode == "pack" else Mode(mode))
 
     queues: dict[str, Pack] = {}
     for queue, own in policy.queues.items():
@@ -116,20 +107,6 @@ def listener_options(config: Config) -> ListenerOptions:
             max_utterance_ms=e.max_utterance_ms,
         ),
         vad=VadOptions(aggressiveness=e.vad_aggressiveness),
-    )
-
-
-def asr_options(config: Config) -> AsrOptions:
-    """How the model is run."""
-    ears = config.ears
-    queue = QueueOptions(batch=ears.batch)
-    return AsrOptions(
-        device=ears.device,
-        compute_type=ears.compute_type,
-        vocabulary=ears.vocabulary,
-        second_opinion=ears.second_opinion,
-        initial_prompt=ears.initial_prompt or None,
-        queue=queue,
     )
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from ivr.asr import SyncAsr
 from ivr.config import Config, EarsConfig
 from ivr.drafts import DraftOptions
+from ivr.ears import asr_options
 from ivr.judge import load_pack
 from ivr.models import resolve_model
-from ivr.parts import asr_options, call_options, listener_factory, load_prompts
+from ivr.parts import call_options, listener_factory, load_prompts
 from ivr.recordings import load_recording
 from ivr.replay import Replay
 from policies.engine import Engine

@@ -12,9 +12,10 @@ from audio.wavio import frames
 from ivr.asr import SyncAsr
 from ivr.clock import monotonic_ms, wait_until_ms
 from ivr.config import Config
+from ivr.ears import asr_options
 from ivr.errors import WavError
 from ivr.models import resolve_model
-from ivr.parts import asr_options, listener_factory
+from ivr.parts import listener_factory
 from ivr.recordings import load_recording
 from policies.types import Side
 

@@ -5,6 +5,7 @@ Shared by packs and by ``config.yaml``. Takes text, never a path: whoever reads 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -59,7 +60,7 @@ def parse(text: str, source: str) -> tuple[Any, dict[Path, int]]:
     if len(text) > MAX_CHARS:
         raise YamlError([Problem(source, 1, "", f"the file has {len(text):,} characters; at most {MAX_CHARS:,}")])
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -74,6 +75,29 @@ def parse(text: str, source: str) -> tuple[Any, dict[Path, int]]:
     if problems:
         raise YamlError(problems)
     return data, lines
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """By libyaml where PyYAML was built with it, because a restarted service is then beside its calls the sooner (the
+    shipped pack: 30 ms instead of 280). What it refuses is read again by PyYAML's own parser, whose words are told."""
+    fast = getattr(yaml, "CSafeLoader", None)
+    if fast is not None:
+        with contextlib.suppress(yaml.YAMLError):
+            if _shallow(text, fast):  # its composer recurses in C, without a limit
+                return yaml.compose(text, Loader=fast)
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _shallow(text: str, loader: type[yaml.SafeLoader]) -> bool:
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH + 1:
+            return False
+    return True
 
 
 class _Builder:

@@ -87,11 +87,15 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 class ApiServer:
-    """One listening socket and the application behind it. ``port`` 0 lets the system choose."""
+    """One listening socket and the application behind it. ``port`` 0 lets the system choose; ``listener``: a socket
+    that ``listen_at`` made before."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, reach: Reach = Reach()) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, reach: Reach = Reach(), listener: socket.socket | None = None
+    ) -> None:
         self._app = FromProxies(app, reach)
         self._host, self._port, self._reach = host, port, reach
+        self._listener = listener
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._address: tuple[str, int] | None = None
@@ -118,8 +122,7 @@ class ApiServer:
         Raises:
             FirmlineError: the address cannot be bound, or certificate and key cannot be used; with the fix.
         """
-        check_tls(self._reach)
-        listener = _bind(self._host, self._port)
+        listener = self._listener or listen_at(self._host, self._port, self._reach)
         self._address = listener.getsockname()[:2]
         config = uvicorn.Config(
             self._app,
@@ -176,7 +179,13 @@ def check_tls(reach: Reach) -> None:
         ) from exc
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def listen_at(host: str, port: int, reach: Reach) -> socket.socket:
+    """The listening socket alone, so that a port that is taken is known before anything else is begun.
+
+    Raises:
+        FirmlineError: the address cannot be bound, or certificate and key cannot be used; with the fix.
+    """
+    check_tls(reach)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

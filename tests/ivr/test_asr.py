@@ -232,6 +232,34 @@ async def test_stop_resolves_what_waits_and_later_submissions(speech_model: Reso
     await pool.stop()
 
 
+async def test_words_said_while_the_model_is_loaded_wait_and_are_heard(
+    speech_model: ResolvedModel, useless: Segment
+) -> None:
+    """A restarted service is beside its calls before it has ears."""
+    pool = AsrPool(speech_model)
+    await pool.begin()
+    said = pool.submit(useless)
+    assert pool.loading and (pool.stats().queued, pool.stats().decoded) == (1, 0)
+    await pool.loaded()
+    assert pool.loading and not said.done()
+    pool.open()
+    assert "useless" in (await asyncio.wait_for(said, 20)).text.lower() and not pool.loading
+    await pool.stop()
+
+
+async def test_stop_while_the_model_is_loaded_leaves_no_process_and_no_question_open(
+    speech_model: ResolvedModel, useless: Segment
+) -> None:
+    """A service that is told to stop while it starts."""
+    pool = AsrPool(speech_model, 2)
+    await pool.begin()
+    pids, said = pool.worker_pids(), pool.submit(useless)
+    assert len(pids) == 2
+    await pool.stop()
+    assert said.result().dropped == "asr_failed"
+    assert not any(alive(pid) for pid in pids)
+
+
 async def test_odd_segments_get_an_answer_and_hurt_nobody(pool: AsrPool, useless: Segment) -> None:
     """Empty audio is dropped; a rate of zero is refused by the recogniser, and the same worker hears the next."""
     pids = pool.worker_pids()

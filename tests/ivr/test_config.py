@@ -75,6 +75,7 @@ def test_config_yaml_comments_every_key() -> None:
         ("- a\n", "c.yaml:1: expected a mapping of keys, found list"),
         ("a: &x {b: 1}\nc: *x\n", "YAML aliases (*name) are not supported"),
         ("[" * 60 + "]" * 60, "nested too deeply"),
+        ("- " * 500_000, "nested too deeply"),  # a parser in C must not run out of stack
     ],
 )
 def test_parse_config_with_a_mistake_names_line_key_and_remedy(text: str, said: str) -> None:

@@ -15,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
+import ivr.migrations
 from ivr import clock
+from ivr.database import SCHEMA
 from ivr.errors import StoreError
 from ivr.spill import Spill
 from ivr.store import Journal
@@ -283,6 +287,13 @@ def test_newer_schema_is_refused_with_the_fix(path: Path) -> None:
     with pytest.raises(StoreError, match=r"newer Firmline \(schema 9999; this one knows up to 00..\): upgrade"):
         Journal(str(path)).start()
     assert path.read_bytes() == before
+
+
+def test_schema_that_is_opened_without_a_migration_is_the_newest_one() -> None:
+    """Else a journal of the last release would be taken for one of this."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(ivr.migrations.__file__).parent).replace("%", "%%"))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:secret@h/db", "sqlite://", "sqlite:///:memory:", "://"])
