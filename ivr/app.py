@@ -225,6 +225,7 @@ class App:
             self.calls.unwanted = self.control.unwanted
             self.control.on_progress = self.calls.ending_sent
             self.control.on_connected = self.line.register_again
+            self.control.on_standing_by = lambda: self.line.stand_back("standing by, not registered")
 
     def _apply(self, new: Loaded) -> Applied:
         """Changed settings, checked whole: new calls get them, live calls the pack where its ladder has their shape."""
@@ -298,7 +299,7 @@ class App:
             Check("line", line.registration is RegistrationState.REGISTERED, line.detail),
             asr_check(self.asr),
             Check("journal", journal_ok, journal_detail),
-            Check("pbx", problem is None or self._warnings_only, problem or "the PBX takes our requests"),
+            Check("pbx", problem is None or self._warnings_only, problem or self._pbx_is_well()),
         ]
 
     def ready(self) -> dict[str, str]:
@@ -319,6 +320,10 @@ class App:
     def _warnings_only(self) -> bool:
         """Nobody asked for control, so its absence is no fault."""
         return self.config.pbx.kind == "direct" and not self.config.pbx.control_url
+
+    def _pbx_is_well(self) -> str:
+        notice = self.control.notice() if isinstance(self.control, AsteriskPbx) else None
+        return notice or "the PBX takes our requests"
 
     def _pbx_words(self) -> str:
         pbx = self.config.pbx

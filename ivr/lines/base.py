@@ -155,6 +155,9 @@ class Line(Protocol):
     def register_again(self) -> None:
         """Register now instead of when it is due: the PBX has come back, perhaps without our binding."""
 
+    def stand_back(self, why: str) -> None:
+        """Take our binding away from the registrar until ``register_again``; ``why`` becomes the status' detail."""
+
     def status(self) -> LineStatus:
         """The present state, for pages and checks."""
 

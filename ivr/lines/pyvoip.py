@@ -126,6 +126,11 @@ class PyvoipLine:
         if self._phone is not None and self._phone.sip.registration is not None:
             self._phone.sip.registration.again()
 
+    def stand_back(self, why: str) -> None:
+        """Give the registration up until ``register_again``; legs stay, and peers may still dial us directly."""
+        if self._phone is not None and self._phone.sip.registration is not None:
+            self._phone.sip.registration.stop(why)
+
     def status(self) -> LineStatus:
         """The present state."""
         phone = self._phone

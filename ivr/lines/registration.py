@@ -164,15 +164,17 @@ class Registration:
         """Begin; the outcome is told through ``on_change``."""
         self._hear(E.START, f"registering {self._registrar.username} at {self._where()}")
 
-    def stop(self) -> None:
+    def stop(self, why: str = "stopped") -> None:
         """Take the binding away; the request is one of the transactions the owner waits for."""
-        self._hear(E.STOP, "stopped")
+        self._hear(E.STOP, why)
 
     def again(self) -> None:
         """Register now instead of when it is due: the registrar may have come back without its bindings.
 
-        Nothing happens while a request is under way.
+        Nothing happens while a request is under way; after ``stop`` it begins anew.
         """
+        if self.state is R.UNREGISTERED:
+            self.start()
         if self._timer is not None:
             self._disarm()
             self._hear(E.REFRESH_DUE if self.state is R.REGISTERED else E.RETRY_DUE)

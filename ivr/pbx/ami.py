@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from ivr.errors import PbxError
+from ivr.waiting import within
 
 log = structlog.get_logger("firmline.ami")
 
@@ -244,7 +245,7 @@ class AmiClient:
                 retry_ms = RETRY_MIN_MS
             self._lost(why)
             # Spread, so that a PBX that comes back is not met by every client in the same instant.
-            if await self._stopped_within(int(retry_ms * random.uniform(0.75, 1.25))):
+            if await within(self._stopped, int(retry_ms * random.uniform(0.75, 1.25))):
                 return
             retry_ms = min(2 * retry_ms, RETRY_MAX_MS)
 
@@ -302,7 +303,7 @@ class AmiClient:
         self._logged_in, self.problem = True, None
         log.info("manager connected", at=self._where, version=self.version)
         await self._on_up()
-        while not await self._stopped_within(self._options.ping_ms):
+        while not await within(self._stopped, self._options.ping_ms):
             await self.action("Ping")
 
     async def _log_in(self) -> None:
@@ -371,13 +372,6 @@ class AmiClient:
         else:
             waiting.rows.append(message)
         return True
-
-    async def _stopped_within(self, wait_ms: int) -> bool:
-        try:
-            async with asyncio.timeout(wait_ms / 1000):
-                return await self._stopped.wait()
-        except TimeoutError:
-            return False
 
     @property
     def _where(self) -> str:

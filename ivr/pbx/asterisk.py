@@ -83,7 +83,7 @@ class AsteriskPbx:
             self._carry_out,
             self._spawn,
         )
-        self._lease = Lease(grip, lambda: self._moves.read())
+        self._lease = Lease(grip, lambda: self._moves.read(), self._role)
         self._moves = Moves(grip, self._lease, lambda ref, text: self.on_progress(ref, text))
         self.on_progress: Callable[[str, str], None] = lambda _ref, _text: None
         """Told the reference of a call that is being moved, and in one sentence how that stands."""
@@ -94,6 +94,9 @@ class AsteriskPbx:
         """Told the reference of each tapped call that is over."""
         self.on_connected: Callable[[], None] = lambda: None
         """Told of each login: a PBX that was away may have forgotten who is registered."""
+        self.on_standing_by: Callable[[], None] = lambda: None
+        """Told when another process has our endpoint: its registration is not to be taken away."""
+        self._standing_by = False
 
     async def start(self) -> None:
         """Begin to connect; returns at once. A PBX that is down is tried again for ever."""
@@ -112,14 +115,22 @@ class AsteriskPbx:
 
     def problem(self) -> str | None:
         """Why the PBX cannot be used now, or ``None``."""
-        return self._ami.problem or self._deaf_problem or self._tap_problem
+        standing_by = self._lease.twin() if self._standing_by else None
+        return self._ami.problem or standing_by or self._deaf_problem or self._tap_problem
+
+    def notice(self) -> str | None:
+        """What somebody should know although the PBX can be used, or ``None``."""
+        return self._lease.twin()
 
     # --- attaching ----------------------------------------------------------------------------------------------------
 
     def _lost(self, _why: str) -> None:
         self._backlog = []
+        self._lease.away()
 
     def _heard(self, event: AmiMessage) -> None:
+        if self._standing_by:
+            return
         if self._backlog is not None:
             self._backlog.append(event)
         else:
@@ -195,6 +206,38 @@ class AsteriskPbx:
             )
 
     async def _resync(self) -> None:
+        self._standing_by = False
+        if await self._lease.enter():
+            await self._attach()
+        else:
+            self._stand_by()
+
+    def _role(self, active: bool) -> None:
+        """Another process under our endpoint has come or gone."""
+        if not active:
+            self._stand_by()
+        elif self._standing_by:
+            self._standing_by = False
+            self._spawn(self._take_over())
+        else:
+            self.on_connected()  # it has taken our registration away
+
+    def _stand_by(self) -> None:
+        """Hear nothing and do nothing: the calls and the registration are the other's."""
+        self._standing_by, self._backlog = True, []
+        self._disarm()
+        log.warning("standing by", why=self._lease.twin())
+        self.on_standing_by()
+        for call in self._watch.calls():
+            self.on_claimed(call.ref)
+
+    async def _take_over(self) -> None:
+        try:
+            await self._attach()
+        except PbxError as exc:  # the connection was lost: the next login attaches
+            log.warning("the calls could not be taken over now", error=str(exc))
+
+    async def _attach(self) -> None:
         self.on_connected()
         rows = [row for row in await self._ami.event_list("Status", ("Variables", MOVE)) if row.event == "Status"]
         channels = [channel_of(row) for row in rows]
@@ -247,6 +290,8 @@ class AsteriskPbx:
 
         SIP and the manager are two ways: a leg may reach us after the events that made it void.
         """
+        if self._standing_by:
+            return "another Firmline has this endpoint"
         return self._watch.unwanted(call_ref)
 
     def _on_deadline(self) -> None:

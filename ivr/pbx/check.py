@@ -6,6 +6,7 @@ Each answer is a finding; what is not well comes with the lines to paste, and wh
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import re
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from ivr.doctor_finding import Finding, Level, fault, ok
 from ivr.errors import PbxError
 from ivr.pbx.ami import AmiClient
 from ivr.pbx.inquiry import AsteriskOptions, EventProbe, extension_exists, logged_in, missing_rights, read, unreachable
+from ivr.pbx.lease import beat_variable
+from ivr.pbx.twins import FRESH_MS, Beat, two_alive
+from ivr.waiting import within
 
 TESTED_MAJORS = (16, 22)
 """Every test of the attachment passes on these; between them nothing we use has changed."""
@@ -46,6 +50,7 @@ async def examine(options: AsteriskOptions, targets: tuple[str, ...]) -> list[Fi
                 return found
             found += await _modules(ami)
             found += await _phone(ami, options)
+            found += await _twins(ami, options)
             found += await _extensions(ami, options, targets)
             found += await _agents(ami, options)
             found += await _keys(ami, options)
@@ -184,6 +189,20 @@ async def _phone(ami: AmiClient, options: AsteriskOptions) -> list[Finding]:
             Finding(Level.WARN, "contact", what, f"[{name}] type=aor:\n  max_contacts=1\n  remove_existing=yes")
         )
     return found
+
+
+async def _twins(ami: AmiClient, options: AsteriskOptions) -> list[Finding]:
+    """Two that run under one endpoint see each other, and say so in the beat that they share."""
+    variable = beat_variable(options.tap_endpoint)
+    first = Beat.from_text(await read(ami, variable))
+    if first is None or not first.twin:
+        return []
+    await within(asyncio.Event(), FRESH_MS)  # else it may be what two dead ones left
+    if not two_alive(first, Beat.from_text(await read(ami, variable))):
+        return []
+    what = f"two Firmlines are logged in with the same line.username {options.tap_endpoint}: one of them stands by"
+    step = "give each an endpoint of its own (a second copy of deploy/asterisk/pjsip_firmline.conf), or stop one"
+    return [Finding(Level.WARN, "twins", what, step)]
 
 
 async def _extensions(ami: AmiClient, options: AsteriskOptions, targets: tuple[str, ...]) -> list[Finding]:

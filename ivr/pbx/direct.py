@@ -18,6 +18,7 @@ import structlog
 from ivr import clock
 from ivr.errors import ConfigError, PbxError
 from ivr.pbx.base import CallRef
+from ivr.waiting import within
 from ivr.webhooks import WebhookError, secret_key, sign
 
 MAX_TRIES = 3
@@ -127,15 +128,8 @@ class DirectControl:
                 return
             except PbxError as exc:
                 out_of_time = deadline_ms - clock.monotonic_ms() <= BACKOFF_MS
-                if not exc.retryable or tries_left == 0 or out_of_time or await self._stopped_within(BACKOFF_MS):
+                if not exc.retryable or tries_left == 0 or out_of_time or await within(self._stopped, BACKOFF_MS):
                     raise
-
-    async def _stopped_within(self, wait_ms: int) -> bool:
-        try:
-            async with asyncio.timeout(wait_ms / 1000):
-                return await self._stopped.wait()
-        except TimeoutError:
-            return False
 
     async def _try_once(self, message_id: str, body: bytes, within_ms: int) -> None:
         if self._client is None or self._url is None:

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 from collections.abc import Awaitable, Callable
 
 import structlog
 
-from ivr.clock import monotonic_ms
+from ivr.clock import monotonic_ms, wall_s
 from ivr.errors import PbxError
 from ivr.pbx.claims import BEAT_MS
 from ivr.pbx.grip import Grip
+from ivr.pbx.twins import Twins
 from ivr.pbx.watched import WatchedCall
+from ivr.waiting import within
 
 log = structlog.get_logger("firmline.pbx")
 
 NAMES = "FIRMLINE_NAMES"
 """Global: the endpoints of all Firmlines that were there since the PBX was started."""
 MAX_NAMES_CHARS = 900
-FIRST_BEAT_MS = 100
+FIRST_BEAT_MS = LOOK_MS = 100
+GOODBYE_MS = 300
 RUN = "FIRMLINE_RUN"
 """On a tap's own channel: which process asked for it."""
 
@@ -31,9 +35,14 @@ RUN = "FIRMLINE_RUN"
 class Lease:
     """One Firmline among others."""
 
-    def __init__(self, grip: Grip, before_takeover: Callable[[], Awaitable[None]]) -> None:
-        self._grip, self._before_takeover = grip, before_takeover
-        self._beats = 0
+    def __init__(
+        self, grip: Grip, before_takeover: Callable[[], Awaitable[None]], on_role: Callable[[bool], None]
+    ) -> None:
+        """``on_role`` is told whether we are the one that works under our endpoint, whenever that changes."""
+        self._grip, self._before_takeover, self._on_role = grip, before_takeover, on_role
+        self._twins = Twins(grip.run_id, round(wall_s() * 1000))
+        self._entered = False
+        self._mine = beat_variable(grip.options.tap_endpoint)
         self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -43,12 +52,72 @@ class Lease:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Beat no more; others see it at their next look."""
+        """Beat no more, and say goodbye; others see it at their next look."""
         self._stopped.set()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._entered and self._twins.active:
+            with contextlib.suppress(PbxError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_MS / 1000):
+                    await self._grip.ami.action("Setvar", ("Variable", self._mine), ("Value", ""))
+
+    # --- under one endpoint -------------------------------------------------------------------------------------------
+
+    async def enter(self) -> bool:
+        """After a login: whether we are the one that works, or another living process has our endpoint.
+
+        Takes as long as a beat where a beat was written there a moment ago, and no time else.
+
+        Raises:
+            PbxError: the PBX did not say.
+        """
+        self._entered = False
+        self._twins.enter()
+        await self._look()
+        while self._twins.other(monotonic_ms()) is None and self._twins.may_be_alive(round(wall_s() * 1000)):
+            await within(self._stopped, LOOK_MS)
+            await self._look()
+        active = self._twins.decide(monotonic_ms())
+        await self._say()
+        self._entered = True
+        return active
+
+    def away(self) -> None:
+        """The connection is lost: what is known of another under our endpoint grows old."""
+        self._entered = False
+
+    def twin(self) -> str | None:
+        """What is to be said of another process under our endpoint, if there is one."""
+        if not self._entered or self._twins.other(monotonic_ms()) is None:
+            return None
+        name = self._grip.options.tap_endpoint
+        what = "works, and the other one stands by" if self._twins.active else "stands by until the other one is gone"
+        return (
+            f"another Firmline is logged in at this PBX with the same line.username {name}; this one {what}: give each "
+            "an endpoint of its own (deploy/asterisk/pjsip_firmline.conf), or stop one of them"
+        )
+
+    async def _look(self) -> None:
+        answer = await self._grip.ami.action("Getvar", ("Variable", self._mine))
+        self._twins.look(answer.get("Value"), monotonic_ms())
+
+    async def _say(self) -> None:
+        value = self._twins.say(monotonic_ms(), round(wall_s() * 1000))
+        await self._grip.ami.action("Setvar", ("Variable", self._mine), ("Value", value))
+
+    async def _find_role(self) -> bool:
+        was, had = self._twins.active, self._twins.other(monotonic_ms())
+        await self._look()
+        active = self._twins.decide(monotonic_ms())
+        await self._say()
+        if (self._twins.other(monotonic_ms()) is None) is not (had is None):
+            log.warning("another process under our endpoint", now=self.twin() or "it is gone")
+        elif active is was:
+            return active
+        self._on_role(active)
+        return active
 
     # --- beating ------------------------------------------------------------------------------------------------------
 
@@ -60,20 +129,15 @@ class Lease:
                 log.debug("no heartbeat now", error=str(exc))
             except Exception:
                 log.exception("a heartbeat failed; the next one comes")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout((BEAT_MS if self._grip.ami.problem is None else FIRST_BEAT_MS) / 1000):
-                    await self._stopped.wait()
+            await within(self._stopped, BEAT_MS if self._entered else FIRST_BEAT_MS)
 
     async def _beat(self) -> None:
         ami, claims = self._grip.ami, self._grip.watch.claims
-        if ami.problem is not None:
+        if ami.problem is not None or not self._entered or not await self._find_role():
             return
-        self._beats += 1
-        value = f"{self._grip.run_id}-{self._beats}"
-        await ami.action("Setvar", ("Variable", _variable(self._grip.options.tap_endpoint)), ("Value", value))
         await self._register()
         for endpoint in claims.to_ask():
-            answer = await ami.action("Getvar", ("Variable", _variable(endpoint)))
+            answer = await ami.action("Getvar", ("Variable", beat_variable(endpoint)))
             claims.beat(endpoint, answer.get("Value"), monotonic_ms())
         dead = claims.died(monotonic_ms())
         if not dead:
@@ -115,5 +179,8 @@ class Lease:
             raise PbxError("another Firmline is beside this call now")
 
 
-def _variable(endpoint: str) -> str:
-    return "FIRMLINE_BEAT_" + re.sub(r"\W", "_", endpoint)
+def beat_variable(endpoint: str) -> str:
+    """The global variable that holds the beat of that endpoint: no two endpoints share one."""
+    plain = re.sub(r"\W", "_", endpoint)
+    odd = "" if plain == endpoint else "_" + hashlib.sha256(endpoint.encode()).hexdigest()[:8]
+    return f"FIRMLINE_BEAT_{plain}{odd}"

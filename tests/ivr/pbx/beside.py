@@ -232,6 +232,7 @@ class Beside:
         self.key_pressed = asyncio.Event()
         self.pbx.on_phone_key = self._key
         self.pbx.on_connected = self.line.register_again
+        self.pbx.on_standing_by = lambda: self.line.stand_back("standing by")
 
     def _key(self, call_ref: str, agent_ext: str, key: Key) -> None:
         self.keys.append((call_ref, agent_ext, key))
