@@ -26,7 +26,7 @@ log = structlog.get_logger("firmline.pbx")
 NAMES = "FIRMLINE_NAMES"
 """Global: the endpoints of all Firmlines that were there since the PBX was started."""
 MAX_NAMES_CHARS = 900
-FIRST_BEAT_MS = LOOK_MS = 100
+FIRST_BEAT_MS, LOOK_MS = 100, 50
 GOODBYE_MS = 300
 RUN = "FIRMLINE_RUN"
 """On a tap's own channel: which process asked for it."""

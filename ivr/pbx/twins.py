@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from ivr.pbx.claims import LEASE_MS
 
-FRESH_MS = 1_300
+FRESH_MS = 1_200
 """A living run's beat is at most this old: one beat, and the way of it."""
 
 
