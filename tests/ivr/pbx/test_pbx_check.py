@@ -39,6 +39,9 @@ async def test_check_of_a_pbx_that_is_ready_finds_no_fault_and_says_what_is_used
     """Version, rights, phone, codec, modules, extensions, agents, keys, queues: each is told."""
     async with Beside(world):  # and gone again: no registration of a killed process is left to be taken for ours
         pass
+    async with asyncio.timeout(5):  # the PBX tells of a phone that is gone in its own time
+        while "Unavailable" not in await asyncio.to_thread(world.server.cli, "pjsip show endpoint firmline"):
+            await world.stack.clock.pause(50)
     findings = await asked(world, "299", "600")
     assert wrong(findings) == {}
     told = {each.name: each.what for each in findings}
