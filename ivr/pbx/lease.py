@@ -15,6 +15,7 @@ import structlog
 
 from ivr.clock import monotonic_ms, wall_s
 from ivr.errors import PbxError
+from ivr.pbx.channels import Channel
 from ivr.pbx.claims import BEAT_MS
 from ivr.pbx.grip import Grip
 from ivr.pbx.twins import Twins
@@ -36,9 +37,11 @@ class Lease:
     """One Firmline among others."""
 
     def __init__(
-        self, grip: Grip, before_takeover: Callable[[], Awaitable[None]], on_role: Callable[[bool], None]
+        self, grip: Grip, before_takeover: Callable[[], Awaitable[list[Channel]]], on_role: Callable[[bool], None]
     ) -> None:
-        """``on_role`` is told whether we are the one that works under our endpoint, whenever that changes."""
+        """``before_takeover``: looks after callers whom a dead one was moving, and lists the PBX's channels.
+
+        ``on_role`` is told whether we are the one that works under our endpoint, whenever that changes."""
         self._grip, self._before_takeover, self._on_role = grip, before_takeover, on_role
         self._twins = Twins(grip.run_id, round(wall_s() * 1000))
         self._entered = False
@@ -143,9 +146,11 @@ class Lease:
         if not dead:
             return
         log.warning("another Firmline on this PBX is gone; its calls are taken over", endpoints=dead)
-        await self._before_takeover()  # before its claims are free: a caller moved on for good is not to be tapped
+        # Before its claims are free: a caller moved on for good is not to be tapped.
+        channels = await self._before_takeover()
         for endpoint in dead:
-            self._grip.carry_out(self._grip.watch.peer_died(endpoint))
+            legs = [channel.name for channel in channels if channel.endpoint == endpoint]
+            self._grip.carry_out(self._grip.watch.peer_died(endpoint, legs))
 
     async def _register(self) -> None:
         """Write our name beside those of the others; who was overwritten in the same instant does so a beat later."""

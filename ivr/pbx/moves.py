@@ -175,14 +175,16 @@ class Moves:
         except PbxError as exc:  # gone, or the PBX is; the move itself says so better
             log.debug("move not noted", error=str(exc))
 
-    async def read(self) -> None:
-        """Ask the PBX whom somebody left half moved, and look after them.
+    async def read(self) -> list[Channel]:
+        """Ask the PBX whom somebody left half moved, and look after them; returns all of its channels.
 
         Raises:
             PbxError: the PBX did not say.
         """
         rows = await self._grip.ami.event_list("Status", ("Variables", MOVE))
-        self.take_up([row for row in rows if row.event == "Status"])
+        rows = [row for row in rows if row.event == "Status"]
+        self.take_up(rows)
+        return [channel_of(row) for row in rows]
 
     def take_up(self, rows: Sequence[AmiMessage]) -> None:
         """Whom did somebody leave half moved? ``rows``: the PBX's channels, asked with ``Variables: FIRMLINE_MOVE``."""

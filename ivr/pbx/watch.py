@@ -125,9 +125,13 @@ class CallWatch:
                 return tap_id
         return None
 
-    def peer_died(self, endpoint: str) -> list[Command]:
-        """Another Firmline's lease ran out: what it left is hung up, and with that its claims are free."""
-        for channel in self.claims.taps_of(endpoint):
+    def peer_died(self, endpoint: str, legs: Iterable[str] = ()) -> list[Command]:
+        """Another Firmline's lease ran out: what it left is hung up, and with that its claims are free.
+
+        ``legs``: channels of its endpoint, those of callers in its menu among them; the PBX takes these callers back to
+        their agents when our leg is gone (``ivr.pbx.guests``).
+        """
+        for channel in sorted({*self.claims.taps_of(endpoint), *legs}):
             self._out.append(DropTap(channel, f"the Firmline at {endpoint} is gone"))
         self._touch_all()  # who waited for its word need not any more
         return self._flush()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from audio.wavio import write_wav
 from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
 from ivr.demo.recordings import find_prompt
 from ivr.demo.service import ServiceProcess
 from ivr.demo.speech import line_pcm
 from ivr.demo.stack import RATE_HZ
+from ivr.prompts import load_catalogue
 from tests.ivr.pbx.beside import Rows, World
 from tests.ivr.pbx.pbx_server import MANY
 
@@ -30,10 +34,22 @@ class Pair:
         self.world = world
         self.rows = {name: Rows() for name in ("firmline", "firmline2")}
         self.services: dict[str, ServiceProcess] = {}
+        self.pack: Path | None = None
+        self.prompts = Path()
+
+    def shorten_prompts(self) -> None:
+        """Every prompt by its first words: what is said is not what is looked at."""
+        self.prompts, catalogue = self.world.folder / "prompts", load_catalogue()
+        self.prompts.mkdir()
+        for name in catalogue:
+            (self.prompts / f"{name}.wav").write_bytes(write_wav(catalogue.samples(name, RATE_HZ)[:RATE_HZ], RATE_HZ))
 
     async def start(self, name: str) -> None:
         overrides = self.world.overrides(agents=["2??"])
         overrides["line"]["username"] = name
+        if self.pack is not None:
+            overrides["policy"]["pack"] = str(self.pack)
+            overrides["prompts"] = {"directory": str(self.prompts)}
         folder = self.world.folder / name
         self.services[name] = ServiceProcess(folder, overrides=overrides, on_row=self.rows[name].take)
         await self.services[name].start()
@@ -54,9 +70,13 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(world: World) -> AsyncIterator[Pair]:
-    """Both up."""
+async def pair(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """Both up; under the quick pack, or what a test adds to it (``indirect``)."""
     both = Pair(world)
+    if hasattr(request, "param"):
+        both.pack = world.folder / "pair.yaml"
+        both.pack.write_text(yaml.safe_dump({"name": "pair", "extends": "standard", **request.param}))
+        both.shorten_prompts()
     try:
         await asyncio.gather(*(both.start(name) for name in both.rows))
         yield both
@@ -120,3 +140,39 @@ async def test_two_services_share_calls_and_one_takes_over_the_warned_call_of_th
     async with asyncio.timeout(3):
         while await pair.calls(first):
             await world.stack.clock.pause(50)
+
+
+MENU = {
+    "timing": {"grace_ms": 200, "countdown_ms": 1000, "hotkey_countdown_ms": 0},
+    "ending": {"kind": "menu", "fallbacks": [], "end_key": "menu"},
+}
+
+
+@pytest.mark.parametrize("pair", [MENU], indirect=True)
+async def test_caller_in_the_menu_of_the_killed_one_is_with_the_agent_again_and_not_warned_anew(
+    world: World, pair: Pair
+) -> None:
+    """Silence lasts no longer than a lease; then the agent's phone rings, and the other is beside them as warned."""
+    agent, caller = await world.phone("201"), await Phone.create(world.stack, "pat")
+    await caller.dial(world.at_pbx("201"))
+    first = (await pair.owners(1))["201"]
+    other = next(name for name in pair.rows if name != first)
+    await pair.services[first].press("201", "warn")
+    await pair.rows[first].wait("rung", to="warned")
+    await caller.wait_quiet(400, 10)
+    await pair.services[first].press("201", "end")
+    await asyncio.wait_for(agent.over.wait(), 15)
+    await pair.rows[first].wait("action_requested", action="menu")
+    assert caller.in_call.is_set()
+
+    pair.services[first].kill()
+    killed_ms = monotonic_ms()
+    await asyncio.wait_for(agent.in_call.wait(), TAKEN_OVER_MS / 1000)
+    print(f"\nback with the agent after {monotonic_ms() - killed_ms} ms")
+    del pair.services[first]
+    assert (await pair.owners(1)) == {"201": other} and caller.in_call.is_set()
+    assert [call["rung"] for call in await pair.calls(other)] == ["warned"]
+    await talk(caller, agent)
+    assert pair.rows[other].of("action_requested") == [] and pair.rows[other].of("action_done") == []
+    await caller.hang_up()
+    await world.channels_settle(lambda names: not names)
