@@ -246,6 +246,7 @@ class AsteriskPbx:
         backlog, self._backlog = self._backlog or [], None
         for event in backlog:
             self._hear(event)
+        self._patience.event()  # what was waited for may have come about unseen
         if self._options.marks:
             await self._read_marks()
         log.info("calls of the PBX read", channels=len(channels))

@@ -16,8 +16,9 @@ silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -32,6 +33,8 @@ from ivr.pbx.moves import Moves
 from ivr.pbx.watched import WatchedCall
 
 log = structlog.get_logger("firmline.pbx")
+
+T = TypeVar("T")
 
 BRING_MS = 5_000
 WAKE_MS = 700
@@ -167,7 +170,7 @@ class Guests:
 
         Raises:
             NobodyThere: nobody can be reached; the caller is where they were.
-            PbxError: nobody answered; the agent's phone was left ringing for them.
+            PbxError: nobody answered; they were left where they were rung last.
             CallerGone: they have hung up.
         """
         grip = self._grip
@@ -175,30 +178,35 @@ class Guests:
         targets, agent = self._targets, watched.agent_ext
         wanted = (agent, *targets) if agent_first else (*targets, agent)
         refusals: list[str] = []
-        moved = False
+        rung: list[str] = []
         for target in dict.fromkeys(wanted):
             idle = target == agent  # who took another call meanwhile has no ear for this one
             refusal = await unreachable(grip.ami, grip.options.context, target, must_be_idle=idle)
             if refusal is None:
-                moved = True
-                await self._moves.moving(watched)
-                refusal = await self._redirected(watched, target)
+                rung.append(target)
+                refusal = await self._unless_gone(watched, self._moves.redirect(watched, target))
             if refusal is None:
-                self._moves.moved(watched, for_good=target != agent)
-                self._settle(watched, handed_on=target != agent)
-                log.info("caller sent on", call_ref=watched.ref, target=target)
-                return target
+                return self._sent_on(watched, target)
             refusals.append(refusal)
         told = "; ".join(refusals)
-        if not moved:
+        if not rung:
             raise NobodyThere(f"menu: {told}")
-        await self._redirected(watched, agent)
-        self._moves.moved(watched, for_good=False)
-        raise PbxError(f"menu: {told}; {agent} was rung for the caller")
-
-    async def _redirected(self, watched: WatchedCall, target: str) -> str | None:
         try:
-            return await self._moves.redirect(watched, target)
+            return self._sent_on(watched, await self._unless_gone(watched, self._moves.bring_back(watched, rung)))
+        except PbxError:
+            self._moves.moved(watched, for_good=False)
+            raise
+
+    def _sent_on(self, watched: WatchedCall, target: str) -> str:
+        away = target != watched.agent_ext
+        self._moves.moved(watched, for_good=away)
+        self._settle(watched, handed_on=away)
+        log.info("caller sent on", call_ref=watched.ref, target=target)
+        return target
+
+    async def _unless_gone(self, watched: WatchedCall, work: Awaitable[T]) -> T:
+        try:
+            return await work
         except PbxError as exc:
             if self._grip.watch.channel(watched.caller) is None:
                 raise CallerGone(str(exc)) from exc

@@ -54,6 +54,8 @@ class Moves:
         watched = self._grip.watch.call(call_ref)
         if watched is None:
             raise PbxError("the PBX knows no such call any more")
+        if watched.held:
+            raise PbxError("the caller is being moved at this moment")
         if not self._grip.watch.together(watched):
             raise PbxError("the caller is not with a guarded agent now, so the call is left alone")
         return watched
@@ -70,7 +72,6 @@ class Moves:
         self._grip.watch.hold(watched)
         handed_on = False
         try:
-            await self.moving(watched)
             await self._move(watched, tuple(dict.fromkeys((target, *self._grip.options.fallbacks))))
             handed_on = True
         finally:
@@ -79,12 +80,12 @@ class Moves:
 
     async def _move(self, call: WatchedCall, targets: tuple[str, ...]) -> None:
         refusals: list[str] = []
-        moved = False
+        rung: list[str] = []
         for target in targets:
             refusal = await unreachable(self._grip.ami, self._grip.options.context, target)
             if refusal is None:
                 self._progress(call.ref, f"{target} is ringing; the caller waits")
-                moved = True
+                rung.append(target)
                 refusal = await self.redirect(call, target)
             if refusal is None:
                 log.info("transferred", call_ref=call.ref, target=target)
@@ -92,11 +93,40 @@ class Moves:
             refusals.append(refusal)
             log.warning("transfer target failed", call_ref=call.ref, target=target, reason=refusal)
         told = "; ".join(refusals)
-        if not moved:
+        if not rung:
             raise PbxError(f"transfer: {told}; the caller stays with the agent")
         self._progress(call.ref, f"{told}; the caller is being brought back to {call.agent_ext}")
-        back = await self.redirect(call, call.agent_ext)
-        raise PbxError(f"transfer: {told}; " + (back or f"the caller is back with agent {call.agent_ext}"))
+        reached = await self.bring_back(call, rung)
+        if reached == call.agent_ext:
+            raise PbxError(f"transfer: {told}; the caller is back with agent {reached}")
+        log.info("transferred at the second attempt", call_ref=call.ref, target=reached)
+
+    async def bring_back(self, call: WatchedCall, others: Sequence[str]) -> str:
+        """Somebody for a caller who was moved and met nobody: their agent, else ``others`` once more.
+
+        Never sent to whom the PBX cannot ring: it would drop the caller there. An agent who took another call meanwhile
+        is the last resort.
+
+        Returns:
+            The extension that answered.
+
+        Raises:
+            PbxError: nobody did, and the caller is where they were rung last; or the caller has hung up.
+        """
+        refusals: list[str] = []
+        for target, must_be_idle in (
+            (call.agent_ext, True),
+            *((each, False) for each in others),
+            (call.agent_ext, False),
+        ):
+            ami, context = self._grip.ami, self._grip.options.context
+            refusal = await unreachable(ami, context, target, must_be_idle=must_be_idle)
+            if refusal is None:
+                refusal = await self.redirect(call, target)
+            if refusal is None:
+                return target
+            refusals.append(refusal)
+        raise PbxError(f"{'; '.join(dict.fromkeys(refusals))}; the caller was left where they were rung last")
 
     async def redirect(self, call: WatchedCall, target: str) -> str | None:
         """Move the caller and wait for company.
@@ -108,6 +138,7 @@ class Moves:
         if caller is None:
             raise PbxError("transfer: the caller hung up")
         left, context = caller.bridge, self._grip.options.context
+        await self._moving(call)
         try:
             await self._grip.ami.action(
                 "Redirect", ("Channel", caller.name), ("Context", context), ("Exten", target), ("Priority", "1")
@@ -122,6 +153,8 @@ class Moves:
         answered = await self._grip.until(over, self._grip.options.answer_ms)
         if self._grip.watch.channel(call.caller) is None:
             raise PbxError(f"transfer: the caller was gone before {target} answered")
+        if not answered and self._grip.ami.problem is not None:  # the next login finds out, and looks after them
+            raise PbxError(f"transfer: the manager connection was lost while {target} was ringing", retryable=True)
         return None if answered else f"nobody answered at {target} within {self._grip.options.answer_ms} ms"
 
     async def hang_up(self, call: CallRef) -> None:
@@ -146,8 +179,7 @@ class Moves:
 
     # --- what is written on the caller's channel ----------------------------------------------------------------------
 
-    async def moving(self, call: WatchedCall) -> None:
-        """The caller is about to be moved."""
+    async def _moving(self, call: WatchedCall) -> None:
         until_s = round(wall_s() + self._grip.options.answer_ms / 1000)
         await self._write(call.caller, f"ringing|{self._grip.options.tap_endpoint}|{call.agent_ext}|{until_s}")
 
@@ -217,12 +249,11 @@ class Moves:
 
         try:
             if not await self._grip.until(settled, left_ms):
-                refusal = await self.redirect(call, call.agent_ext)
-                if refusal is not None:
-                    log.error("a caller left half moved could not be brought back", reason=refusal)
+                options = self._grip.options
+                await self.bring_back(call, [target for target in (options.transfer_to, *options.fallbacks) if target])
             handed_on = not any(c.endpoint == call.agent_ext for c in watch.company(call.caller))
         except PbxError as exc:
-            log.warning("a caller left half moved is gone", error=str(exc))
+            log.error("a caller left half moved could not be brought back", error=str(exc))
         finally:
             self.moved(call, for_good=handed_on)
             self._grip.carry_out(watch.settle_move(call, handed_on=handed_on, now_ms=monotonic_ms()))

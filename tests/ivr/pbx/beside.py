@@ -287,3 +287,59 @@ async def mute_phone(world: World) -> AsyncIterator[None]:
     finally:
         phone.kill()
         await phone.wait()
+
+
+async def talking(world: World, *names: str, target: str = "201") -> list[Phone]:
+    """Phones; the first one has called ``target``, and the second one has answered."""
+    phones = [await world.phone(name) for name in names]
+    await phones[0].dial(world.at_pbx(target))
+    await asyncio.wait_for(phones[1].in_call.wait(), 3)
+    return phones
+
+
+async def say(phone: Phone, hz: int) -> None:
+    """Two seconds of a tone."""
+    await phone.say(tone(hz, 2))
+
+
+class Forwarder:
+    """The manager interface at another port, under another banner if one is given; it can be cut."""
+
+    def __init__(self, port: int, to_port: int, banner: bytes = b"") -> None:
+        self._port, self._to_port, self._banner = port, to_port, banner
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Forwarder:
+        await self.mend()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.cut()
+
+    async def mend(self) -> None:
+        """Let connections in."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+
+    async def cut(self) -> None:
+        """End every connection, and take no new one."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_pbx, to_pbx = await asyncio.open_connection("127.0.0.1", self._to_port)
+        banner = await from_pbx.readline()
+        writer.write(self._banner or banner)
+        await asyncio.gather(self._pump(reader, to_pbx), self._pump(from_pbx, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        self._writers.discard(writer)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,19 +174,26 @@ class PbxServer:
     def start(self) -> None:
         """Start and wait until it is fully booted."""
         self.write_config()
-        with open(self.log_folder / "asterisk.out", "ab") as out:
-            self._process = subprocess.Popen(
-                ["chroot", str(self.root), "asterisk", "-f", "-C", f"{self.inside}/asterisk.conf"],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        deadline = time.monotonic() + UP_CEILING_S  # noqa: TID251 - waits for another process
-        while time.monotonic() < deadline:  # noqa: TID251 - as above
-            if self._process.poll() is not None:
-                raise RuntimeError(f"Asterisk ended with {self._process.returncode}; see {self.log_folder}")
-            if self.cli("core waitfullybooted", check=False).startswith("Asterisk has fully booted"):
-                return
-            time.sleep(0.1)  # noqa: TID251 - as above
-        raise RuntimeError("Asterisk did not boot in time")
+        # It tells systemd when it is ready; an abstract socket is reached from inside a chroot as well.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(f"\0{self.name}")
+            with open(self.log_folder / "asterisk.out", "ab") as out:
+                self._process = subprocess.Popen(
+                    ["chroot", str(self.root), "asterisk", "-f", "-C", f"{self.inside}/asterisk.conf"],
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                    env={**os.environ, "NOTIFY_SOCKET": f"@{self.name}"},
+                )  # fmt: skip
+            process = os.pidfd_open(self._process.pid)
+            try:
+                while ready in (told := select.select([ready, process], [], [], UP_CEILING_S)[0]):
+                    if b"READY=1" in ready.recv(4_096):
+                        break
+            finally:
+                os.close(process)
+            if ready not in told:
+                what = "ended before it was up" if told else "did not boot in time"
+                raise RuntimeError(f"Asterisk {what}; see {self.log_folder}")
+        self.cli("core waitfullybooted")
 
     def cli(self, command: str, *, check: bool = True) -> str:
         """One command of Asterisk's own console."""

@@ -181,6 +181,27 @@ async def test_supervisor_who_is_not_registered_sends_the_caller_back_to_the_age
     await menus.channels_settle(lambda names: not names)
 
 
+async def test_supervisor_who_does_not_answer_rings_again_when_the_agent_is_gone(menus: Menus) -> None:
+    """3, nobody picks up, and the agent has logged out meanwhile: sent to their phone, the caller would be dropped."""
+    supervisor = menus.phones["299"]
+    caller, _agent, call_id = await menus.in_menu()
+    supervisor.auto_answer = False
+    supervisor.ringing.clear()
+    try:
+        menus.server.phones_at(menus.stack.port, unregistered={"201"})
+        await press(caller, "3")
+        await asyncio.wait_for(supervisor.ringing.wait(), 5)
+        supervisor.auto_answer = True  # from the next time on
+        await menus.of(call_id, "action_done", action="menu", choice="supervisor", reached="299")
+        assert supervisor.in_call.is_set() and caller.in_call.is_set()
+        await caller.hang_up()
+        await menus.of(call_id, "call_ended")
+    finally:
+        supervisor.auto_answer = True
+        menus.server.phones_at(menus.stack.port)
+    await menus.channels_settle(lambda names: not names)
+
+
 async def test_caller_who_hangs_up_in_the_menu_leaves_nothing(menus: Menus) -> None:
     """No leg, no channel; the journal says that they left."""
     caller, _agent, call_id = await menus.in_menu()

@@ -13,8 +13,7 @@ from ivr.pbx.check import examine
 from ivr.pbx.claims import BEAT_MS, LEASE_MS
 from ivr.pbx.lease import beat_variable
 from ivr.pbx.twins import FRESH_MS, Beat, Twins, two_alive
-from tests.ivr.pbx.beside import Beside, World
-from tests.ivr.pbx.test_asterisk import talking
+from tests.ivr.pbx.beside import Beside, World, talking
 
 TAKEN_OVER_S = 6.0
 

@@ -1,0 +1,58 @@
+"""The manager interface of a real Asterisk when it is not as it should be: away, unknown, deaf, cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.ivr.pbx.beside import Beside, Forwarder, World, ami_options, talking
+
+pytestmark = pytest.mark.sip
+
+
+async def test_pbx_that_is_down_at_start_and_of_unknown_version_is_waited_for_and_used(world: World) -> None:
+    """While nothing listens the problem says so; then it comes up, calling itself what nobody knows, and is used.
+
+    The log names the version, or says that it is not told.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world.server.cli("module unload func_version.so")
+    try:
+        with capture_logs() as lines:
+            await _waited_for_and_used(world, port)
+    finally:
+        world.server.cli("module load func_version.so")
+    [told] = [line for line in lines if line["event"] == "version of the PBX"]
+    assert told["log_level"] == "warning" and told["found"] == "Asterisk of unknown version (manager protocol 99.9.9)"
+    assert "tested are 16.28 and 22" in told["next_step"]
+
+
+async def _waited_for_and_used(world: World, port: int) -> None:
+    async with Beside(world, ami=ami_options(world.server, port=port)) as beside:
+        await _told(world, beside, f"127.0.0.1:{port} cannot be reached")
+        async with Forwarder(port, world.server.ami_port, b"Asterisk Call Manager/99.9.9\r\n"):
+            await _told(world, beside, "")
+            caller, _agent = await talking(world, "pat", "201")
+            await beside.ears.both()
+            await caller.hang_up()
+            await beside.ears.until(lambda: not beside.ears.legs)
+            await beside.pbx.stop()
+
+
+async def test_manager_user_without_events_is_told_while_it_goes_on(world: World) -> None:
+    """Which line of manager.conf lacks what; it is asked again at each login."""
+    async with Beside(world, ami=ami_options(world.server, username="deaf", timeout_ms=700)) as beside:
+        async with asyncio.timeout(5):
+            while "add call to its read=" not in (beside.pbx.problem() or ""):
+                await world.stack.clock.pause(50)
+
+
+async def _told(world: World, beside: Beside, said: str) -> None:
+    async with asyncio.timeout(8):
+        while said not in (told := beside.pbx.problem() or "") or bool(told) is not bool(said):
+            await world.stack.clock.pause(50)
