@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from audio.denoise import without_noise
 from audio.resample import to_float
 from audio.types import Segment, SegmentKind, Transcript, Word
 from audio.whisper import RATE_HZ, Decoded, Task, TimedWord
@@ -134,21 +135,50 @@ def prepare(segment: Segment) -> npt.NDArray[np.float32]:
     return np.asarray(audio * np.float32(gain), dtype=np.float32)
 
 
-class Transcriber:
-    """Segments in, transcripts on the call clock out. What ``second_opinion`` takes for no speech is not decoded."""
+def _cleaned(segment: Segment) -> npt.NDArray[np.float32]:
+    """What a second look eats."""
+    return prepare(replace(segment, samples=without_noise(segment.samples, segment.rate_hz)))
 
-    def __init__(self, decoder: Decoder, second_opinion: Opinion | None = None) -> None:
-        self._decoder, self._opinion = decoder, second_opinion
+
+class Transcriber:
+    """Segments in, transcripts on the call clock out. What ``second_opinion`` takes for no speech is not decoded.
+
+    What stands but was decoded with an avg_logprob under ``second_look_below`` is decoded once more: with more
+    hypotheses, and on a noisy line without its steady noise. Nothing that a guard dropped is looked at again, so a
+    second look cannot make words out of what is no speech. Drafts get none.
+    """
+
+    def __init__(
+        self, decoder: Decoder, second_opinion: Opinion | None = None, second_look_below: float | None = None
+    ) -> None:
+        self._decoder, self._opinion, self._look_below = decoder, second_opinion, second_look_below
 
     def transcribe(self, segments: Sequence[Segment]) -> list[Transcript]:
         """One transcript a segment, in order."""
         tasks = [Task(prepare(each), each.kind is SegmentKind.DRAFT, each.word_times) for each in segments]
         asked = [self._opinion is None or self._opinion.is_speech(task.audio) for task in tasks]
-        found = iter(self._decoder.decode([task for task, speech in zip(tasks, asked, strict=True) if speech]))
+        speaking = [at for at, speech in enumerate(asked) if speech]
+        first = self._decoder.decode([tasks[at] for at in speaking])
+        found = dict(zip(speaking, self._looked_again([segments[at] for at in speaking], first), strict=True))
         return [
-            _transcript(segment, next(found)) if speech else _not_decoded(segment)
-            for segment, speech in zip(segments, asked, strict=True)
+            _transcript(segment, found[at]) if at in found else _not_decoded(segment)
+            for at, segment in enumerate(segments)
         ]
+
+    def _looked_again(self, segments: Sequence[Segment], first: Sequence[Decoded]) -> list[Decoded]:
+        """``first``, with a second look for what was unsure; where that one is not believed, the first stays."""
+        found = list(first)
+        unsure = [at for at, segment in enumerate(segments) if self._unsure(segment, first[at])]
+        tasks = [Task(_cleaned(segments[at]), timed=segments[at].word_times, again=True) for at in unsure]
+        for at, second in zip(unsure, self._decoder.decode(tasks) if tasks else (), strict=True):
+            if dropped_by(second) is None:
+                found[at] = second
+        return found
+
+    def _unsure(self, segment: Segment, heard: Decoded) -> bool:
+        if self._look_below is None or segment.kind is SegmentKind.DRAFT or dropped_by(heard) is not None:
+            return False
+        return heard.avg_logprob < self._look_below
 
 
 def _not_decoded(segment: Segment) -> Transcript:

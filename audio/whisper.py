@@ -55,6 +55,8 @@ class Recipe:
     speech, and the result is decoded again with the full window. ``short`` false means: always the full window.
     ``no_speech_above`` is where the guard of ``audio.transcribe`` draws the line for this way of decoding.
     ``draft_min_context_s`` and ``draft_margin_s`` are the same for drafts, which are cheaper and not decoded again.
+    ``second_look_below`` is the avg_logprob under which ``audio.transcribe`` looks again, with
+    ``second_look_beam_size``; ``None``: a second look has not been shown to help this model.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Recipe:
     full_no_speech_above: float = 0.6
     draft_min_context_s: float = 3.0
     draft_margin_s: float = 0.5
+    second_look_below: float | None = None
+    second_look_beam_size: int = 5
 
     def context_frames(self, mel_frames: int, *, draft: bool = False) -> int:
         """Mel frames to encode for speech of ``mel_frames``: even, at most the full window."""
@@ -87,7 +91,7 @@ class Recipe:
 FULL_WINDOW = Recipe("full_window", short=False)
 
 RECIPES: dict[str, Recipe] = {
-    "tiny.en": Recipe("short_context", short=True),
+    "tiny.en": Recipe("short_context", short=True, second_look_below=-0.5),
 }
 """Models known to accept the spliced tail, by the kind that their shape tells."""
 
@@ -97,11 +101,12 @@ _KINDS = {(4, 384): "tiny", (6, 512): "base", (12, 768): "small", (24, 1024): "m
 @dataclass(frozen=True, slots=True)
 class Task:
     """One piece of audio to decode: float32 at 16 kHz in -1..1. ``draft``: at less cost and never twice; ``timed``:
-    with the time of each word."""
+    with the time of each word; ``again``: a second look, with more hypotheses, and no third."""
 
     audio: npt.NDArray[np.float32]
     draft: bool = False
     timed: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class _Piece:
     mel: npt.NDArray[np.float32]
     draft: bool = False
     timed: bool = False
+    again: bool = False
 
 
 def compression_ratio(text: str) -> float:
@@ -257,12 +263,12 @@ class ShortContextWhisper:
             if len(task.audio) < MIN_INPUT_S * RATE_HZ:
                 found[index] = Decoded("", 0.0, 1.0, 0.0, 0, False, True, self.recipe.full_no_speech_above)
             else:
-                pieces[index] = _Piece(self._features(task.audio), task.draft, task.timed)
+                pieces[index] = _Piece(self._features(task.audio), task.draft, task.timed, task.again)
         if self.recipe.short:
             for chosen in self._alike(pieces):
                 found.update(zip(chosen, self._pass([pieces[index] for index in chosen], full=False), strict=True))
         for index, piece in pieces.items():
-            if index not in found or (not piece.draft and self._doubtful(found[index])):
+            if index not in found or (not piece.draft and not piece.again and self._doubtful(found[index])):
                 found[index] = self._pass([piece], full=True)[0]
         return [found[index] for index in range(len(tasks))]
 
@@ -273,12 +279,12 @@ class ShortContextWhisper:
         """Which pieces share a pass: those whose context is padded by a quarter at most, which costs less than a pass
         of its own."""
         groups: list[list[int]] = []
-        least, draft = 0, False
-        for index in sorted(pieces, key=lambda index: (pieces[index].draft, self._context(pieces[index]))):
+        least, way = 0, (False, False)
+        for index in sorted(pieces, key=lambda index: (_way(pieces[index]), self._context(pieces[index]))):
             context = self._context(pieces[index])
-            if not groups or context > least * MOST_PADDING or draft != pieces[index].draft:
+            if not groups or context > least * MOST_PADDING or way != _way(pieces[index]):
                 groups.append([])
-                least, draft = context, pieces[index].draft
+                least, way = context, _way(pieces[index])
             groups[-1].append(index)
         return groups
 
@@ -292,8 +298,9 @@ class ShortContextWhisper:
         return self.recipe.context_frames(piece.mel.shape[1], draft=piece.draft)
 
     def _pass(self, pieces: Sequence[_Piece], *, full: bool) -> list[Decoded]:
-        """One encode and one generate for pieces that share a context length."""
+        """One encode and one generate for pieces that share a context length and a way (:func:`_way`)."""
         recipe = self.recipe
+        beam_size = recipe.second_look_beam_size if pieces[0].again else recipe.beam_size
         frames = WINDOW_FRAMES if full else max(self._context(piece) for piece in pieces)
         padded = np.zeros((len(pieces), self._mels, frames), np.float32)
         for row, piece in zip(padded, pieces, strict=True):
@@ -309,7 +316,7 @@ class ShortContextWhisper:
         results = self._model.generate(
             ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded)),
             [list(self._prompt) for _ in pieces],
-            beam_size=recipe.full_beam_size if full else recipe.beam_size,
+            beam_size=recipe.full_beam_size if full else beam_size,
             max_length=limit,
             return_scores=True,
             return_no_speech_prob=True,
@@ -393,6 +400,11 @@ class ShortContextWhisper:
 
     def _not_taken(self, why: str) -> str:
         return f"{self.kind} does not take short-context decoding: {why}; using the full window, which costs more"
+
+
+def _way(piece: _Piece) -> tuple[bool, bool]:
+    """Pieces of different ways cannot share a pass."""
+    return piece.draft, piece.again
 
 
 def split_long(audio: Audio, limit_s: float = MAX_INPUT_S) -> list[Audio]:

@@ -46,6 +46,7 @@ class AsrOptions:
     initial_prompt: str | None = None
     vocabulary: str = "spoken"
     second_opinion: bool = True
+    second_look: bool = True
     queue: QueueOptions = QueueOptions()
     decode_timeout_s: float = 20.0
     nice: int = 5
@@ -101,6 +102,7 @@ class AsrPool:
             initial_prompt=self._options.initial_prompt,
             vocabulary=self._options.vocabulary,
             second_opinion=self._options.second_opinion,
+            second_look=self._options.second_look,
             nice=self._options.nice,
             parent_pid=os.getpid(),
         )
@@ -394,6 +396,7 @@ class SyncAsr:
             initial_prompt=chosen.initial_prompt,
             vocabulary=chosen.vocabulary,
             second_opinion=chosen.second_opinion,
+            second_look=chosen.second_look,
         )
         self.model = model
         try:

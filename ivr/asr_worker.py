@@ -48,7 +48,8 @@ _PR_SET_PDEATHSIG = 1
 class WorkerSettings:
     """What a worker needs to load its model. ``vocabulary``: ``spoken`` leaves out tokens that nobody says, where they
     are known for the model (:mod:`audio.vocabulary`); ``full`` leaves it whole. ``second_opinion``: what Silero takes
-    for no speech is not decoded. ``nice`` is added to its niceness: sound and signalling come first."""
+    for no speech is not decoded. ``second_look``: what was heard with doubt is decoded once more, with more care, where
+    that is known to help the model. ``nice`` is added to its niceness: sound and signalling come first."""
 
     path: str
     device: str = "cpu"
@@ -58,13 +59,14 @@ class WorkerSettings:
     initial_prompt: str | None = None
     vocabulary: str = "spoken"
     second_opinion: bool = True
+    second_look: bool = True
     nice: int = 5
     parent_pid: int = 0
 
 
 def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, Any]]:
     """Load and self-test the model; the second item says what is used: ``kind``, ``recipe``, ``fallback``, ``device``,
-    ``compute_type``, ``tokens`` of the vocabulary, ``second_opinion``, and ``context`` for the queue.
+    ``compute_type``, ``tokens`` of the vocabulary, ``second_opinion``, ``second_look``, and ``context`` for the queue.
 
     :raises RuntimeError, ValueError, OSError: in the loader's words, when there is no usable model.
     """
@@ -85,6 +87,7 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
             probe=probe,
         )
     opinion = _second_opinion(probe) if settings.second_opinion else None
+    look_below = whisper.recipe.second_look_below if settings.second_look else None
     about = {
         "kind": whisper.kind,
         "recipe": whisper.recipe.name,
@@ -93,9 +96,10 @@ def load_transcriber(settings: WorkerSettings) -> tuple[Transcriber, dict[str, A
         "compute_type": whisper.compute_type,
         "tokens": whisper.tokens,
         "second_opinion": opinion is not None,
+        "second_look": look_below is not None,
         "context": _context(whisper.recipe),
     }
-    return Transcriber(whisper, opinion), about
+    return Transcriber(whisper, opinion, look_below), about
 
 
 def _second_opinion(probe: npt.NDArray[np.float32] | None) -> SecondOpinion | None:

@@ -165,8 +165,8 @@ def bench_judgement(
     """What is left of the judgement after a telephone line and our ears: recall and false strikes, spoken.
 
     Speaks labelled lines (flite, espeak-ng, Piper; clips are kept in your cache folder), sends them through mu-law at 8
-    kHz, clean and with noise 10 dB below, hears them as a live call does, without and with an initial prompt, and
-    judges what was heard. The same lines as text are the yardstick.
+    kHz, clean and with noise 10 dB below, hears them as a live call does, with one look only, and with an initial
+    prompt, and judges what was heard. The same lines as text are the yardstick.
 
     \b
     Example:

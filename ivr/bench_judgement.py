@@ -1,8 +1,9 @@
 """``firmline bench judgement``: what is left of the judgement once words were spoken, sent over a telephone and heard.
 
 Every labelled line is spoken in several voices, passed through mu-law at 8 kHz, clean and with white noise 10 dB under
-the speech, heard with the ears of a live call (voice activity, endpointing, recogniser, its guards), without and with
-an ``initial_prompt``, and judged as a live call's finals are. The same lines as text are the yardstick.
+the speech, heard with the ears of a live call (voice activity, endpointing, recogniser, its guards): as shipped,
+without second looks, and with an ``initial_prompt``; and judged as a live call's finals are. The same lines as text are
+the yardstick.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from audio.types import Pcm, Segment, SegmentKind
+from audio.types import Pcm, Segment, SegmentKind, Transcript
 from audio.wavio import frames
 from ivr.asr import SyncAsr
 from ivr.bench_ears import bare_words, word_errors
@@ -37,6 +38,8 @@ PROMPT = (
 )
 """Natural sentences as a caller might say them; lists of words make the recogniser invent them."""
 KEPT = "of what is struck as text, still struck, by voice"
+_TOGETHER = 16
+"""Lines heard at a time, so that segments of similar length can share a pass, as those of several calls do."""
 _LEAD_S = 1.0
 _AFTER_S = 0.8
 
@@ -71,6 +74,7 @@ class JudgementBench:
         options = asr_options(config)
         self._asr = {
             "as shipped": SyncAsr(model, config.ears.threads, options=options),
+            "one look": SyncAsr(model, config.ears.threads, options=replace(options, second_look=False)),
             "initial_prompt": SyncAsr(model, config.ears.threads, options=replace(options, initial_prompt=prompt)),
         }
 
@@ -95,9 +99,11 @@ class JudgementBench:
         for name, noise_dbov in (("clean", LINE_NOISE_DBOV), (f"noise, {NOISE_DB:g} dB", SPEECH_DBOV - NOISE_DB)):
             for how, asr in self._asr.items():
                 heard = []
-                for at, each in enumerate(spoken):
-                    heard.append(self.hear(on_a_line(*clips.clip(each.row.text, each.voice), noise_dbov, at), asr))
-                    step(1)
+                for first in range(0, len(spoken), _TOGETHER):
+                    some = list(enumerate(spoken))[first : first + _TOGETHER]
+                    legs = [on_a_line(*clips.clip(each.row.text, each.voice), noise_dbov, at) for at, each in some]
+                    heard += self.hear(legs, asr)
+                    step(len(some))
                 found = [self.strikes(each) for each in heard]
                 table.append(_row(f"{name}, {how}", [each.row for each in spoken], found, heard))
                 for each, hit in zip(spoken, found, strict=True):
@@ -113,8 +119,21 @@ class JudgementBench:
             "rows": table,
         }
 
-    def hear(self, leg: Pcm, asr: SyncAsr) -> list[Heard]:
-        """The finals of one leg (8 kHz) that pass the guards."""
+    def hear(self, legs: Sequence[Pcm], asr: SyncAsr) -> list[list[Heard]]:
+        """The finals of each leg (8 kHz) that pass the guards."""
+        finals = [(at, each) for at, leg in enumerate(legs) for each in self._finals(leg)]
+        finals.sort(key=lambda final: len(final[1].samples))
+        found: list[tuple[int, Transcript]] = []
+        for first in range(0, len(finals), self._config.ears.batch):
+            some = finals[first : first + self._config.ears.batch]
+            found += zip((at for at, _ in some), asr.decode_batch([each for _, each in some]), strict=True)
+        heard: list[list[Heard]] = [[] for _ in legs]
+        for at, said in sorted(found, key=lambda each: each[1].start_ms):
+            if said.text and not said.dropped:
+                heard[at].append(Heard(said.text, said.avg_logprob))
+        return heard
+
+    def _finals(self, leg: Pcm) -> list[Segment]:
         listener = listener_factory(self._config)(Side.CALLER)
         segments: list[Segment] = []
         end_ms = 0
@@ -122,8 +141,7 @@ class JudgementBench:
             end_ms = frame.end_ms
             segments += [each for each in listener.hear(frame, end_ms) if isinstance(each, Segment)]
         segments += [each for each in listener.finish(end_ms) if isinstance(each, Segment)]
-        said = [asr.decode(each) for each in segments if each.kind is SegmentKind.FINAL]
-        return [Heard(each.text, each.avg_logprob) for each in said if each.text and not each.dropped]
+        return [each for each in segments if each.kind is SegmentKind.FINAL]
 
     def strikes(self, heard: Sequence[Heard]) -> bool:
         """See :func:`counts_strike`."""

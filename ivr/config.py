@@ -234,6 +234,7 @@ class EarsConfig(Section):
     compute_type: Literal["auto", "default", "int8", "int8_float16", "float16", "float32"] = "auto"
     vocabulary: Literal["spoken", "full"] = "spoken"
     second_opinion: bool = True
+    second_look: bool = True
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     batch: Annotated[int, Field(ge=1, le=64)] = 8

@@ -19,6 +19,7 @@ def asr_options(config: Config) -> AsrOptions:
         compute_type=ears.compute_type,
         vocabulary=ears.vocabulary,
         second_opinion=ears.second_opinion,
+        second_look=ears.second_look,
         initial_prompt=ears.initial_prompt or None,
         queue=queue,
     )

@@ -99,6 +99,7 @@ async def test_pool_hears_words_keeps_times_and_counts(pool: AsrPool, useless: S
         "compute_type": pool.about["compute_type"],
         "tokens": pool.about["tokens"],
         "second_opinion": True,
+        "second_look": True,
     }
     # Of 50,363: what nobody says is left out.
     assert 35_000 < pool.about["tokens"] < 42_000

@@ -61,16 +61,18 @@ def test_words_that_the_recogniser_is_not_sure_of_strike_nobody() -> None:
 
 @pytest.mark.model
 def test_one_insult_goes_all_the_way_through(tmp_path: Path) -> None:
-    """Spoken, sent, heard in four ways, judged, counted."""
+    """Spoken, sent, heard in six ways, judged, counted."""
     rows = [Labelled(True, 2, "You are a useless idiot, and you know it.")]
     bench, steps = JudgementBench(Config(), "standard"), list[int]()
     result = bench.run(rows, 1, steps.append, Clips(tmp_path))
-    assert sum(steps) == bench.steps(rows, 1) == 5
+    assert sum(steps) == bench.steps(rows, 1) == 7
     assert [row["lines"] for row in result["rows"]] == [
         "as text",
         "clean, as shipped",
+        "clean, one look",
         "clean, initial_prompt",
         "noise, 10 dB, as shipped",
+        "noise, 10 dB, one look",
         "noise, 10 dB, initial_prompt",
     ]
     assert result["rows"][0]["recall"] == result["rows"][1]["recall"] == "1.00 (1 of 1)"
