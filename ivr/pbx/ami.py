@@ -106,6 +106,11 @@ def render(action: str, action_id: str, fields: Fields) -> bytes:
     return "".join(f"{key}: {value}\r\n" for key, value in lines).encode() + b"\r\n"
 
 
+def escaped(value: str) -> str:
+    """``value`` for a ``Variable`` of ``Originate``, which Asterisk reads as a list of assignments with quotes."""
+    return re.sub(r'([\\",()\[\]])', r"\\\1", value)
+
+
 @dataclass(frozen=True, slots=True)
 class AmiOptions:
     """Where and as whom to log in; already validated. ``ping_ms``: how long silence is believed. ``tls``: how to
@@ -133,8 +138,8 @@ class AmiClient:
     """Keeps one manager connection up. Everything runs on the loop that called ``start``.
 
     ``on_event`` must not block. ``on_up`` runs after each login, before events reach ``on_event`` again in time: events
-    that arrive while it waits for its own answers are delivered as they come, so it must reconcile, not assume.
-    ``on_down`` gets one sentence each time a connection is lost.
+    that arrive while it waits for its own answers are delivered as they come, so it must reconcile, not assume. A
+    ``PbxError`` of it ends the session. ``on_down`` gets one sentence each time a connection is lost.
     """
 
     def __init__(
@@ -158,7 +163,7 @@ class AmiClient:
         self.version = ""
         """Protocol version of the last banner, such as ``11.0.0``."""
         self.problem: str | None = "not connected to the PBX's manager interface yet"
-        """Why the PBX cannot be used now; ``None`` while logged in."""
+        """Why the PBX cannot be used now; ``None`` while logged in, once ``on_up`` is through."""
 
     def start(self) -> None:
         """Begin to connect; a PBX that is down is reported by ``problem`` and tried again for ever."""
@@ -241,8 +246,8 @@ class AmiClient:
                 reason = "connection refused" if refused else getattr(exc, "strerror", None) or "no answer"
                 why = f"the manager interface at {self._where} cannot be reached: {reason}; is Asterisk up, and "
                 why += "enabled=yes in manager.conf?"
-            if self._logged_in:
-                retry_ms = RETRY_MIN_MS
+            if self._logged_in and self.problem is None:
+                retry_ms = RETRY_MIN_MS  # it was of use: else it is tried less and less often
             self._lost(why)
             # Spread, so that a PBX that comes back is not met by every client in the same instant.
             if await within(self._stopped, int(retry_ms * random.uniform(0.75, 1.25))):
@@ -300,9 +305,10 @@ class AmiClient:
 
     async def _live(self) -> None:
         await self._log_in()
-        self._logged_in, self.problem = True, None
+        self._logged_in = True
         log.info("manager connected", at=self._where, version=self.version)
         await self._on_up()
+        self.problem = None
         while not await within(self._stopped, self._options.ping_ms):
             await self.action("Ping")
 

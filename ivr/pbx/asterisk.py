@@ -29,13 +29,13 @@ from ivr.doctor_finding import Level
 from ivr.errors import PbxError
 from ivr.facts import CallFacts
 from ivr.lines.base import HEADER_CALL, HEADER_SIDE
-from ivr.pbx.ami import AmiClient, AmiMessage
+from ivr.pbx.ami import AmiClient, AmiMessage, escaped
 from ivr.pbx.base import CallRef
 from ivr.pbx.check import version
 from ivr.pbx.grip import Grip, Patience
 from ivr.pbx.guarded import mark_of
 from ivr.pbx.guests import Guests
-from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts
+from ivr.pbx.inquiry import AsteriskOptions, EventProbe, caller_facts, lacking, missing_rights
 from ivr.pbx.lease import RUN, Lease
 from ivr.pbx.moves import MOVE, Moves, channel_of
 from ivr.pbx.notes import ChannelNotes
@@ -207,6 +207,9 @@ class AsteriskPbx:
 
     async def _resync(self) -> None:
         self._standing_by = False
+        missing, _ = await missing_rights(self._ami)
+        if missing:
+            raise PbxError(lacking(self._options.ami.username, missing))
         if await self._lease.enter():
             await self._attach()
         else:
@@ -321,7 +324,7 @@ class AsteriskPbx:
                 ("Data", f"{tap.channel},{SPY_OPTIONS}"),
                 ("Timeout", str(RING_MS)),
                 ("Async", "true"),
-                *(("Variable", f"PJSIP_HEADER(add,{name})={value}") for name, value in headers.items()),
+                *(("Variable", f"PJSIP_HEADER(add,{name})={escaped(value)}") for name, value in headers.items()),
                 ("Variable", f"{RUN}={self._run_id}"),
                 action_id=tap.action_id,
             )

@@ -14,7 +14,16 @@ from collections.abc import Iterator
 from ivr.doctor_finding import Finding, Level, fault, ok
 from ivr.errors import PbxError
 from ivr.pbx.ami import AmiClient
-from ivr.pbx.inquiry import AsteriskOptions, EventProbe, extension_exists, logged_in, missing_rights, read, unreachable
+from ivr.pbx.inquiry import (
+    AsteriskOptions,
+    EventProbe,
+    extension_exists,
+    lacking,
+    logged_in,
+    missing_rights,
+    read,
+    unreachable,
+)
 from ivr.pbx.lease import beat_variable
 from ivr.pbx.twins import FRESH_MS, Beat, two_alive
 from ivr.waiting import within
@@ -118,8 +127,7 @@ async def _rights(ami: AmiClient, options: AsteriskOptions, probe: EventProbe) -
     paste = f"manager.conf, [{user}]:\n  read=call,user,dtmf\n  write=call,originate,agent\n"
     paste += _RELOAD.format("manager reload")
     if missing:
-        what = f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write="
-        return [fault("rights", what, paste)]
+        return [fault("rights", lacking(user, missing), paste)]
     try:
         await probe.ask(ami, options.ami)
     except PbxError as exc:
@@ -130,12 +138,12 @@ async def _rights(ami: AmiClient, options: AsteriskOptions, probe: EventProbe) -
         found.append(Finding(Level.WARN, "pause", what, paste))
     classes = await read(ami, f"AST_CONFIG(manager.conf,{user},read)")
     wanted = {"dtmf": bool(options.keys.digits or options.keys.agents)}
-    lacking = [
+    unheard = [
         name for name, needed in wanted.items() if needed and name not in _words(classes) and "all" not in classes
     ]
-    if classes and lacking:
+    if classes and unheard:
         what = (
-            f"read= of {user} lacks {','.join(lacking)}: keys on the agents' phones (pbx.asterisk.keys) are not heard"
+            f"read= of {user} lacks {','.join(unheard)}: keys on the agents' phones (pbx.asterisk.keys) are not heard"
         )
         found.append(fault("events", what, paste))
     return found

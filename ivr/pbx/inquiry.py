@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ NEEDED_ACTIONS = {
     "ExtensionState": "call",
 }
 """Manager actions we use and the ``write=`` class that allows each."""
+_NO_EXTENSION = re.compile(r'^$|[\s,()"\\]')
 _NOBODY_THERE = frozenset({"UNAVAILABLE"})
 _IN_CALL = frozenset({"INUSE", "BUSY", "RINGING", "RINGINUSE", "ONHOLD"})
 _STATE_BUSY, _STATE_UNAVAILABLE = 2, 4
@@ -92,6 +94,8 @@ async def extension_exists(ami: AmiClient, context: str, target: str) -> bool:
     Raises:
         PbxError: the PBX would not say.
     """
+    if _NO_EXTENSION.search(target):  # would be read as more than one argument
+        return False
     return await _value(ami, f"DIALPLAN_EXISTS({context},{target},1)") == "1"
 
 
@@ -180,3 +184,8 @@ async def missing_rights(ami: AmiClient) -> tuple[list[str], bool]:
     known = {key.lower() for key, _ in allowed.fields}
     missing = {right for name, right in NEEDED_ACTIONS.items() if name.lower() not in known}
     return sorted(missing), "queuepause" in known
+
+
+def lacking(user: str, missing: list[str]) -> str:
+    """That in a sentence."""
+    return f"manager user {user} may not do all that is needed: add {','.join(missing)} to its write="

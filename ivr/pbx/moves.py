@@ -222,11 +222,12 @@ class Moves:
         """Whom did somebody leave half moved? ``rows``: the PBX's channels, asked with ``Variables: FIRMLINE_MOVE``."""
         watch = self._grip.watch
         for row in rows:
-            word, *rest = row.get("Variable").removeprefix(f"{MOVE}=").split("|")
+            word, _, rest = row.get("Variable").removeprefix(f"{MOVE}=").partition("|")
+            mover, _, rest = rest.partition("|")
+            agent_ext, _, until_s = rest.rpartition("|")
             if word == "done":
                 self._grip.carry_out(watch.was_handed_on(channel_of(row), monotonic_ms()))
-            elif word == "ringing" and len(rest) == 3 and rest[2].isdigit():
-                mover, agent_ext, until_s = rest
+            elif word == "ringing" and until_s.isdigit():
                 call = next((c for c in watch.calls() if c.caller == row.get("Uniqueid")), None)
                 if call is not None and call.held:
                     continue  # our own move, and we are at it

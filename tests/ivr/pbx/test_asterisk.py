@@ -273,6 +273,16 @@ async def test_call_marked_by_the_dialplan_is_tapped_with_the_right_side_for_eac
     await world.channels_settle(lambda names: not names)
 
 
+async def test_agent_whose_extension_has_odd_characters_is_told_whole(world: World) -> None:
+    """Commas, quotes and brackets part or vanish in what the manager takes as a list: they are kept from it."""
+    async with Beside(world, agents=(), marks=MarkOptions(variable="FIRMLINE")) as beside:
+        caller, _agent = await talking(world, "pat", "202", target="612")
+        await beside.ears.both()
+        assert [leg.headers["x-firmline-agent"] for leg in beside.ears.ever] == ['anna, (west) "2" [x'] * 2
+        await caller.hang_up()
+        await world.channels_settle(lambda names: not names)
+
+
 async def test_prompt_is_heard_although_the_agents_phone_sends_nothing(world: World) -> None:
     """Beside a phone without packets a prompt is lost; with a silent leg of ours in the call it is heard by the caller.
 

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.ivr.pbx.beside import Beside, Forwarder, World, ami_options, talking
+from tests.ivr.service import free_tcp_port
 
 pytestmark = pytest.mark.sip
 
@@ -50,6 +51,33 @@ async def test_manager_user_without_events_is_told_while_it_goes_on(world: World
         async with asyncio.timeout(5):
             while "add call to its read=" not in (beside.pbx.problem() or ""):
                 await world.stack.clock.pause(50)
+
+
+async def test_rights_taken_away_while_it_runs_are_named_and_used_again_when_given_back(world: World) -> None:
+    """Asterisk looks at them at the next login: then the class that lacks is said, and login is tried less and less."""
+    port, config = free_tcp_port(), world.server.folder / "manager.conf"
+    before = config.read_text()
+    async with Forwarder(port, world.server.ami_port) as manager:
+        async with Beside(world, ami=ami_options(world.server, port=port)) as beside:
+            await _told(world, beside, "")
+            try:
+                config.write_text(before.replace("write=call,originate,agent", "write=call"))
+                world.server.cli("manager reload")
+                with capture_logs() as lines:
+                    await manager.cut()
+                    await manager.mend()
+                    await _told(world, beside, "firmline may not do all that is needed: add originate to its write=")
+                    await world.stack.clock.pause(2_000)
+                    assert beside.pbx.problem() is not None
+                assert 2 <= sum(line["event"] == "manager connected" for line in lines) <= 5
+            finally:
+                config.write_text(before)
+                world.server.cli("manager reload")
+            await _told(world, beside, "")
+            caller, _agent = await talking(world, "pat", "201")
+            await beside.ears.both()
+            await caller.hang_up()
+            await beside.ears.until(lambda: not beside.ears.legs)
 
 
 async def _told(world: World, beside: Beside, said: str) -> None:
