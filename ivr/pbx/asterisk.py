@@ -66,7 +66,7 @@ class AsteriskPbx:
         self._tasks: set[asyncio.Task[None]] = set()
         self._patience = Patience()
         self._pauses = QueuePauses(self._ami, options.pause_ms, self._spawn)
-        self._facts: dict[str, CallFacts] = {}
+        self._facts: dict[str, asyncio.Task[CallFacts]] = {}
         self._tap_problem: str | None = None
         self._deaf_problem: str | None = None
         self._probe = EventProbe()
@@ -109,9 +109,10 @@ class AsteriskPbx:
         await self._pauses.give_all_back()
         self._disarm()
         await self._ami.stop()
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *self._facts.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def problem(self) -> str | None:
         """Why the PBX cannot be used now, or ``None``."""
@@ -335,14 +336,15 @@ class AsteriskPbx:
             self._carry_out([])
 
     async def _facts_of(self, tap: PlaceTap) -> CallFacts:
-        """Asked once a call, when it is first tapped: later a transfer may have taken the caller out of the queue."""
+        """Asked once a call, for both of its taps, when it is first tapped: later a transfer may have taken the caller
+        out of the queue."""
         call = self._watch.call(tap.call_ref)
         caller = None if call is None else self._watch.channel(call.caller)
         if tap.call_ref not in self._facts and caller is not None:
-            facts = await caller_facts(self._ami, caller.name)
-            if self._watch.call(tap.call_ref) is not None:
-                self._facts.setdefault(tap.call_ref, facts)
-        known = self._facts.get(tap.call_ref, CallFacts())
+            asked = caller_facts(self._ami, caller.name)
+            self._facts[tap.call_ref] = asyncio.get_running_loop().create_task(asked)
+        answer = self._facts.get(tap.call_ref)
+        known = CallFacts() if answer is None else await asyncio.shield(answer)
         return replace(known, agent_ext=tap.agent_ext)
 
     async def _drop(self, tap: DropTap) -> None:

@@ -1,13 +1,14 @@
-"""Many calls at once beside a real Asterisk: who is warned, how soon, and what is left over.
+"""Many calls at once beside a real Asterisk: how soon they are tapped, who is warned, how soon, and what is left over.
 
-    make benchpbx            or      python -m tests.ivr.pbx.bench_pbx --calls 30 --abusive 10
+    make benchpbx            or      python -m tests.ivr.pbx.bench_pbx --calls 30 --abusive 10 [--over 10]
 
-Needs the folder of `make pbx` and root. Two rounds on one PBX, each with all calls up at once:
+Needs the folder of `make pbx` and root. All calls come up in one instant, or spread over `--over` seconds. The abusive
+callers insult their agents one after the other, the others speak civilly all the while. Times are the PBX's own (its
+manager events say when they happened) and those of the packets as the kernel saw them pass:
 
-1. line and attachment alone: from the second party's entering the bridge (as the PBX tells it) to the first frame of
-   each tap;
-2. the whole service: the abusive callers insult their agents one after the other, the others speak civilly all the
-   while; who hears which prompt, and from the decision to its first packet at the caller's phone (20 ms steps).
+- from the second party's entering the bridge to the first packet of sound to us, of each tap leg; of that, the part up
+  to the PBX's INVITE, our answer to it, and the PBX's wait from there to the first packet;
+- from the decision to warn to our own first packet, and to the first packet of the prompt on its way to the caller.
 
 Exit code 1 when a wrong party heard a prompt, a right one did not, or anything is left over.
 """
@@ -21,22 +22,22 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from audio.types import PTIME_MS
-from ivr.clock import monotonic_ms
 from ivr.demo.phones import Phone
-from ivr.demo.recordings import Hit, find_prompt
+from ivr.demo.recordings import find_prompt
 from ivr.demo.service import Row, monotonic_of
 from ivr.demo.speech import line_pcm
 from ivr.demo.stack import RATE_HZ, Stack
 from ivr.pbx.ami import AmiMessage
 from ivr.prompts import load_catalogue
-from tests.ivr.pbx.beside import Beside, World, ami_options, manager
+from tests.ivr.pbx.beside import World, ami_options, manager
 from tests.ivr.pbx.pbx_server import MANY, PHONES, PbxServer, find_root
-from tests.ivr.service import open_files, udp_ports
+from tests.ivr.pbx.wire import Wire
+from tests.ivr.service import named_files
 
 FIRST = 210
 CIVIL_EVERY_MS = 8_000
@@ -56,13 +57,20 @@ class Bench:
         self.world, self.extensions = world, extensions
         self.problems: list[str] = []
 
-    async def dial_all(self) -> dict[str, tuple[Phone, Phone]]:
+    async def dial_all(self, over_ms: int = 0) -> dict[str, tuple[Phone, Phone]]:
         """Every agent in a call with a caller of their own: extension to (caller, agent)."""
         pairs = {}
         for ext in self.extensions:
             pairs[ext] = (await Phone.create(self.world.stack, "pat"), await self.world.phone(ext))
-        await asyncio.gather(*(caller.dial(self.world.at_pbx(ext), timeout_s=20) for ext, (caller, _) in pairs.items()))
+        await asyncio.gather(
+            *(self._dial(caller, ext, over_ms * n // len(pairs)) for n, (ext, (caller, _)) in enumerate(pairs.items()))
+        )
         return pairs
+
+    async def _dial(self, caller: Phone, ext: str, wait_ms: int) -> None:
+        if wait_ms:
+            await self.world.stack.clock.pause(wait_ms)
+        await caller.dial(self.world.at_pbx(ext), timeout_s=20)
 
     async def hang_up_all(self, pairs: dict[str, tuple[Phone, Phone]]) -> None:
         await asyncio.gather(*(caller.hang_up() for caller, _ in pairs.values()))
@@ -73,41 +81,28 @@ class Bench:
             await self.world.stack.clock.pause(100)
         self.problems.append(f"channels left over: {names}")
 
-    async def taps(self) -> dict[str, Any]:
-        """Round 1."""
-        bridged: dict[str, int] = {}
-
-        def hear(event: AmiMessage) -> None:
-            if event.event == "BridgeEnter":
-                bridged[event.get("Linkedid")] = monotonic_ms()
-
-        firsts: list[int] = []
-        async with Beside(self.world, agents=("2??",)) as beside, manager(ami_options(self.world.server), hear):
-            seen: dict[str, int] = {}
-            take = beside.ears.on_frames
-
-            def on_frames(leg: Any, frames: Any) -> None:
-                if leg.id not in seen:
-                    seen[leg.id] = frames[0].t_ms
-                    firsts.append(frames[0].t_ms - bridged[leg.call_ref])
-                take(leg, frames)
-
-            beside.ears.on_frames = on_frames  # type: ignore[method-assign]
-            pairs = await self.dial_all()
-            await beside.ears.until(lambda: len(seen) >= 2 * len(pairs), CEILING_S)
-            await self.hang_up_all(pairs)
-            if beside.line.status().legs:
-                self.problems.append(f"{beside.line.status().legs} legs left over")
-        return {"bridge_to_first_audio_ms": spread(firsts)}
-
-    async def warnings(self, abusive: int, workers: int) -> dict[str, Any]:
-        """Round 2."""
+    async def measure(self, abusive: int, workers: int, over_ms: int) -> dict[str, Any]:
+        """The figures."""
         overrides = self.world.overrides(agents=["2??"])
         overrides["ears"] = {"workers": workers}
         service = await self.world.firmline(overrides)
         await self._warm_up()
-        before = open_files(service.pid), len(udp_ports(service.pid))
-        pairs = await self.dial_all()
+        before = named_files(service.pid)
+        server, bridged = self.world.server, dict[str, float]()
+
+        def hear(event: AmiMessage) -> None:
+            if event.event == "BridgeEnter":  # the last one is the second party's
+                bridged[event.get("Linkedid")] = float(event.get("Timestamp")) * 1000
+
+        ours = int(service.uri.rpartition(":")[2])
+        sources = ((server.rtp_low, server.rtp_low + 399), server.sip_port, ours, self.world.stack.port)
+        async with manager(ami_options(server), hear):
+            with Wire(*sources) as wire:
+                found = await self._insults(service, abusive, over_ms, before)
+        return {**found, **self._tapped(wire, bridged), **self._reactions(wire)}
+
+    async def _insults(self, service: Any, abusive: int, over_ms: int, before: Counter[str]) -> dict[str, Any]:
+        pairs = await self.dial_all(over_ms)
         await self.world.rows.wait("leg_up", times=2 * len(pairs), ceiling_s=CEILING_S)
         await self.world.stack.clock.pause(1_000)
         victims = self.extensions[:abusive]
@@ -119,17 +114,16 @@ class Bench:
         await asyncio.gather(*(pairs[ext][0].wait_quiet(1_000, 20) for ext in victims))
         for task in talkers:
             task.cancel()
-        reactions, legs = self._judge(pairs, set(victims)), await self._calls(service)
+        legs = await self._calls(service)
         await self.hang_up_all(pairs)
         await self.world.rows.wait("call_ended", times=len(pairs), ceiling_s=CEILING_S)
         await self.world.stack.clock.pause(2_000)
-        after = open_files(service.pid), len(udp_ports(service.pid))
-        if any(now > then for now, then in zip(after, before, strict=True)):
-            self.problems.append(f"left over: files, ports {before} -> {after}")
+        if more := named_files(service.pid) - before:
+            self.problems.append(f"files left over: {dict(more)}")
         if left := await self._calls(service):
             self.problems.append(f"{left} calls left over")
-        await service.stop()
-        return {"calls_tapped": legs, "decision_to_first_packet_at_caller_ms": spread(reactions)}
+        self._judge(pairs, set(victims))
+        return {"calls_tapped": legs}
 
     async def _warm_up(self) -> None:
         """All calls once, with a warning: pools of threads and what is opened at first use are no leftovers."""
@@ -151,35 +145,58 @@ class Bench:
     async def _calls(self, service: Any) -> int:
         return len((await service.get("/api/calls")).json())
 
-    def _judge(self, pairs: dict[str, tuple[Phone, Phone]], victims: set[str]) -> list[int]:
-        """Who heard the warning; from decision to first packet of those who should."""
-        warning, reactions = load_catalogue().samples("warning", RATE_HZ), []
-        done = {self._ext(row): row for row in self.world.rows.of("action_done", prompt="warning")}
+    def _judge(self, pairs: dict[str, tuple[Phone, Phone]], victims: set[str]) -> None:
+        """Who heard the warning."""
+        warning = load_catalogue().samples("warning", RATE_HZ)
         for ext, (caller, agent) in pairs.items():
-            hits = find_prompt(caller.heard.pcm(), warning, RATE_HZ)
-            heard = bool(hits)
+            heard = bool(find_prompt(caller.heard.pcm(), warning, RATE_HZ))
             if heard != (ext in victims):
                 self.problems.append(f"caller of {ext} {'heard a warning' if heard else 'was not warned'}")
             if find_prompt(agent.heard.pcm(), warning, RATE_HZ):
                 self.problems.append(f"agent {ext} heard the warning")
-            if hits and ext in done:
-                reactions.append(_first_packet(caller, hits[0], done[ext]))
-        return reactions
+
+    def _tapped(self, wire: Wire, bridged: dict[str, float]) -> dict[str, Any]:
+        """What each tap leg waited for."""
+        parts: dict[str, list[int]] = {}
+        for leg in wire.tap_legs():
+            if leg.answered_ms is None or leg.heard_ms is None or leg.call_ref not in bridged:
+                self.problems.append(f"no sound from the tap of the {leg.side} of {leg.call_ref}")
+                continue
+            began_ms = bridged[leg.call_ref] - wire.wall_minus_monotonic_ms
+            times = [began_ms, leg.invited_ms, leg.answered_ms, leg.heard_ms]
+            steps = ("to_invite", "our_answer", "to_first_audio")
+            for name, step in zip(steps, zip(times, times[1:], strict=False), strict=True):
+                parts.setdefault(f"of_that_{name}_ms", []).append(round(step[1] - step[0]))
+            parts.setdefault("bridge_to_first_audio_ms", []).append(round(leg.heard_ms - began_ms))
+        return {name: spread(values) for name, values in sorted(parts.items())}
+
+    def _reactions(self, wire: Wire) -> dict[str, Any]:
+        """From each decision to our own first packet and to the caller's."""
+        warning, phones = load_catalogue().samples("warning", RATE_HZ), wire.dialled(self.world.server.sip_port)
+        ours, theirs = [], []
+        for row in self.world.rows.of("action_done", prompt="warning"):
+            data, ext = row["data"], self._ext(row)
+            decided_ms = monotonic_of(row["at"]) - (row["t_ms"] - data["decided_ms"])
+            first_ms = wire.first_packet_ms(warning, phones[ext], decided_ms)
+            ours.append(data["first_rtp_ms"] - data["decided_ms"])
+            if first_ms is None:
+                sent = wire.packets(phones[ext], decided_ms, len(warning) * 1000 / RATE_HZ)
+                due = len(warning) * 50 // RATE_HZ
+                self.problems.append(
+                    f"the warning for {ext} is done and was not seen on its way to the caller, to whom the PBX sent "
+                    f"{sent} of {due} packets meanwhile"
+                )
+            else:
+                theirs.append(round(first_ms - decided_ms))
+        told = {"decision_to_our_first_packet_ms": ours, "decision_to_first_packet_at_caller_ms": theirs}
+        return {name: spread(values) for name, values in told.items()}
 
     def _ext(self, row: Row) -> str:
         began = next(r for r in self.world.rows.of("call_started") if r["call_id"] == row["call_id"])
         return str(began["data"]["agent"])
 
 
-def _first_packet(caller: Phone, hit: Hit, row: Row) -> int:
-    """ms from the decision to the frame that brought the prompt's first sample to the caller's phone."""
-    data, started_ms = row["data"], caller.heard.started_ms
-    decided_ms = monotonic_of(row["at"]) - (row["t_ms"] - data["decided_ms"])
-    assert started_ms is not None
-    return int(started_ms + hit.offset_ms // PTIME_MS * PTIME_MS - decided_ms)
-
-
-async def run(calls: int, abusive: int, workers: int) -> int:
+async def run(calls: int, abusive: int, workers: int, over_ms: int) -> int:
     root, why = find_root()
     if root is None:
         print(f"no real Asterisk: {why}", file=sys.stderr)
@@ -187,16 +204,25 @@ async def run(calls: int, abusive: int, workers: int) -> int:
     extensions = [str(FIRST + n) for n in range(calls)]
     more = [ext for ext in extensions if ext not in (*PHONES, *MANY)]
     with tempfile.TemporaryDirectory(prefix="firmline-bench-") as folder:
-        server = PbxServer(root, Path(folder), more)
+        server = PbxServer(root, Path(folder), more, timestamps=True)
         try:
             await asyncio.to_thread(server.start)
             async with Stack() as stack:
                 await asyncio.to_thread(server.phones_at, stack.port)
                 bench = Bench(World(server, stack, Path(folder)), extensions)
                 load = os.getloadavg()[0]
-                result = {"bench": "pbx", "calls": calls, "abusive": abusive, "load_before": round(load, 1)}
-                result |= await bench.taps()
-                result |= await bench.warnings(abusive, workers)
+                result = {
+                    "bench": "pbx",
+                    "calls": calls,
+                    "over_ms": over_ms,
+                    "abusive": abusive,
+                    "load_before": round(load, 1),
+                }
+                try:
+                    result |= await bench.measure(abusive, workers, over_ms)
+                finally:
+                    if bench.world.service is not None:
+                        await bench.world.service.stop()
         finally:
             await asyncio.to_thread(server.stop)
     result |= {"load_after": round(os.getloadavg()[0], 1), "problems": bench.problems}
@@ -211,10 +237,11 @@ def main() -> int:
     )
     parser.add_argument("--abusive", type=int, default=10, metavar="N", help="of these [10]")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="decoding processes of the service [1]")
+    parser.add_argument("--over", type=float, default=0, metavar="SECONDS", help="time in which they come up [0]")
     options = parser.parse_args()
     if not 0 < options.abusive <= options.calls:
         parser.error("--abusive: 1 to --calls")
-    return asyncio.run(run(options.calls, options.abusive, options.workers))
+    return asyncio.run(run(options.calls, options.abusive, options.workers, round(options.over * 1000)))
 
 
 if __name__ == "__main__":

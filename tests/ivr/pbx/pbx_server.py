@@ -84,8 +84,11 @@ load=pbx_config.so
 class PbxServer:
     """One Asterisk process on loopback. ``start``, then ``phones_at(port)`` says where the phones are."""
 
-    def __init__(self, root: Path, log_folder: Path, more_phones: Sequence[str] = ()) -> None:
-        self.root, self.log_folder = root, log_folder
+    def __init__(
+        self, root: Path, log_folder: Path, more_phones: Sequence[str] = (), *, timestamps: bool = False
+    ) -> None:
+        """``timestamps``: manager events say when they happened."""
+        self.root, self.log_folder, self._timestamps = root, log_folder, timestamps
         self.phones = (*PHONES, *more_phones)
         self.name = f"firmline-{uuid.uuid4().hex[:8]}"
         self.inside = f"/tmp/{self.name}"
@@ -136,6 +139,7 @@ class PbxServer:
 
     def _manager(self) -> str:
         general = f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nport={self.ami_port}\nwebenabled=no\n"
+        general += "timestampevents=yes\n" * self._timestamps
         general += f"tlsenable=yes\ntlsbindaddr=127.0.0.1:{self.tls_port}\n"
         general += f"tlscertfile={self.inside}/ami.crt\ntlsprivatekey={self.inside}/ami.key\n"
         firmline = (DEPLOY / "manager_firmline.conf").read_text().replace("CHANGE-ME-AMI", AMI_SECRET)

@@ -12,11 +12,12 @@ import pytest
 
 from ivr.demo.phones import Phone
 from ivr.demo.recordings import find_prompt
-from ivr.demo.service import ServiceProcess
+from ivr.demo.service import Row, ServiceProcess, monotonic_of
 from ivr.demo.speech import line_pcm
 from ivr.demo.stack import RATE_HZ
 from ivr.prompts import load_catalogue
 from tests.ivr.pbx.beside import World
+from tests.ivr.pbx.wire import Wire
 
 pytestmark = [pytest.mark.sip, pytest.mark.model, pytest.mark.slow]
 
@@ -28,17 +29,29 @@ def heard(phone: Phone, prompt: str) -> bool:
     return bool(find_prompt(phone.heard.pcm(), load_catalogue().samples(prompt, RATE_HZ), RATE_HZ))
 
 
+def assert_first_packet_reached_the_caller(world: World, wire: Wire, row: Row) -> None:
+    """The PBX sent the prompt from its first sample on, after it was decided; how soon is for the bench to say."""
+    data = row["data"]
+    decided_ms = monotonic_of(row["at"]) - (row["t_ms"] - data["decided_ms"])
+    prompt = load_catalogue().samples(data["prompt"], RATE_HZ)
+    first_ms = wire.first_packet_ms(prompt, wire.dialled(world.server.sip_port)["201"], decided_ms)
+    assert first_ms is not None and first_ms >= decided_ms
+
+
 async def test_service_on_asterisk_warns_the_caller_only_then_transfers_to_the_supervisor(world: World) -> None:
     """An abusive caller hears the warning, the agent does not; after the closing prompt the supervisor is speaking."""
     await world.firmline()
     agent, caller, supervisor = [await world.phone(name) for name in ("201", "pat", "299")]
-    await caller.dial(world.at_pbx("201"))
-    await world.rows.wait("leg_up", times=2)
-    await world.stack.clock.pause(500)  # nobody insults before the other has said a word
-    await caller.say(line_pcm("pat_insult"))
-    warned = await world.rows.wait("action_done", prompt="warning")
-    await caller.wait_quiet(600, 15)
-    await world.stack.clock.pause(600)  # the pack's grace
+    rtp_low = world.server.rtp_low
+    with Wire((rtp_low, rtp_low + 399), world.stack.port) as wire:
+        await caller.dial(world.at_pbx("201"))
+        await world.rows.wait("leg_up", times=2)
+        await world.stack.clock.pause(500)  # nobody insults before the other has said a word
+        await caller.say(line_pcm("pat_insult"))
+        warned = await world.rows.wait("action_done", prompt="warning")
+        await caller.wait_quiet(600, 15)
+        await world.stack.clock.pause(600)  # the pack's grace
+    assert_first_packet_reached_the_caller(world, wire, warned)
     await caller.say(line_pcm("pat_insult_again"))
     await world.rows.wait("action_done", action="transfer", ceiling_s=30)
     assert supervisor.in_call.is_set() and caller.in_call.is_set()
