@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class JudgementBench:
     def __init__(self, config: Config, pack: str, prompt: str = PROMPT) -> None:
         self._pack = load_pack(pack)
         self._config = config
+        self._strikes = cache(lambda text: judge(text, self._pack).strike)
         model = resolve_model(config.ears.model, offline=config.ears.offline)
         options = asr_options(config)
         self._asr = {
@@ -97,15 +99,17 @@ class JudgementBench:
         as_text = {row.line: hit for row, hit in zip(rows, struck, strict=True)}
         by_voice: dict[str, list[bool]] = {}
         for name, noise_dbov in (("clean", LINE_NOISE_DBOV), (f"noise, {NOISE_DB:g} dB", SPEECH_DBOV - NOISE_DB)):
-            for how, asr in self._asr.items():
-                heard = []
-                for first in range(0, len(spoken), _TOGETHER):
-                    some = list(enumerate(spoken))[first : first + _TOGETHER]
-                    legs = [on_a_line(*clips.clip(each.row.text, each.voice), noise_dbov, at) for at, each in some]
-                    heard += self.hear(legs, asr)
+            heard: dict[str, list[list[Heard]]] = {how: [] for how in self._asr}
+            for first in range(0, len(spoken), _TOGETHER):
+                some = list(enumerate(spoken))[first : first + _TOGETHER]
+                legs = [on_a_line(*clips.clip(each.row.text, each.voice), noise_dbov, at) for at, each in some]
+                finals = [self._finals(leg) for leg in legs]
+                for how in self._asr:
+                    heard[how] += self._hear(finals, how)
                     step(len(some))
-                found = [self.strikes(each) for each in heard]
-                table.append(_row(f"{name}, {how}", [each.row for each in spoken], found, heard))
+            for how, said in heard.items():
+                found = [self.strikes(each) for each in said]
+                table.append(_row(f"{name}, {how}", [each.row for each in spoken], found, said))
                 for each, hit in zip(spoken, found, strict=True):
                     if each.row.label and as_text[each.row.line]:
                         by_voice.setdefault(each.voice, []).append(hit)
@@ -119,21 +123,23 @@ class JudgementBench:
             "rows": table,
         }
 
-    def hear(self, legs: Sequence[Pcm], asr: SyncAsr) -> list[list[Heard]]:
-        """The finals of each leg (8 kHz) that pass the guards."""
-        finals = [(at, each) for at, leg in enumerate(legs) for each in self._finals(leg)]
-        finals.sort(key=lambda final: len(final[1].samples))
+    def _hear(self, finals: Sequence[Sequence[Segment]], how: str) -> list[list[Heard]]:
+        """What stands of the words of each leg's finals."""
+        queue = [(at, each) for at, segments in enumerate(finals) for each in segments]
+        queue.sort(key=lambda final: len(final[1].samples))
         found: list[tuple[int, Transcript]] = []
-        for first in range(0, len(finals), self._config.ears.batch):
-            some = finals[first : first + self._config.ears.batch]
-            found += zip((at for at, _ in some), asr.decode_batch([each for _, each in some]), strict=True)
-        heard: list[list[Heard]] = [[] for _ in legs]
+        for first in range(0, len(queue), self._config.ears.batch):
+            some = queue[first : first + self._config.ears.batch]
+            words = self._asr[how].decode_batch([each for _, each in some])
+            found += zip((at for at, _ in some), words, strict=True)
+        heard: list[list[Heard]] = [[] for _ in finals]
         for at, said in sorted(found, key=lambda each: each[1].start_ms):
             if said.text and not said.dropped:
                 heard[at].append(Heard(said.text, said.avg_logprob))
         return heard
 
     def _finals(self, leg: Pcm) -> list[Segment]:
+        """The finals of one leg (8 kHz)."""
         listener = listener_factory(self._config)(Side.CALLER)
         segments: list[Segment] = []
         end_ms = 0
@@ -145,14 +151,14 @@ class JudgementBench:
 
     def strikes(self, heard: Sequence[Heard]) -> bool:
         """See :func:`counts_strike`."""
-        return counts_strike(self._pack, heard)
+        return counts_strike(self._pack, heard, self._strikes)
 
 
-def counts_strike(pack: Pack, heard: Sequence[Heard]) -> bool:
+def counts_strike(pack: Pack, heard: Sequence[Heard], strikes: Callable[[str], bool] | None = None) -> bool:
     """Whether one of these finals counts toward the tracks of a person, as ``firmline tune`` counts text; what the
-    recogniser was not sure of counts for nobody, as in a live call."""
+    recogniser was not sure of counts for nobody, as in a live call. ``strikes``: what knows it of a text already."""
     sure = [each for each in heard if each.avg_logprob >= pack.spec.guards.min_avg_logprob]
-    return any(judge(each.text, pack).strike for each in sure)
+    return any(strikes(each.text) if strikes else judge(each.text, pack).strike for each in sure)
 
 
 def on_a_line(samples: Pcm, rate_hz: int, noise_dbov: float, seed: int) -> Pcm:
