@@ -18,6 +18,7 @@ from ivr.errors import PbxError
 from ivr.pbx.channels import Channel
 from ivr.pbx.claims import BEAT_MS
 from ivr.pbx.grip import Grip
+from ivr.pbx.place import place, surely_dead
 from ivr.pbx.twins import Twins
 from ivr.pbx.watched import WatchedCall
 from ivr.waiting import within
@@ -43,7 +44,7 @@ class Lease:
 
         ``on_role`` is told whether we are the one that works under our endpoint, whenever that changes."""
         self._grip, self._before_takeover, self._on_role = grip, before_takeover, on_role
-        self._twins = Twins(grip.run_id, round(wall_s() * 1000))
+        self._twins = Twins(grip.run_id, round(wall_s() * 1000), place())
         self._entered = False
         self._mine = beat_variable(grip.options.tap_endpoint)
         self._stopped = asyncio.Event()
@@ -71,7 +72,7 @@ class Lease:
     async def enter(self) -> bool:
         """After a login: whether we are the one that works, or another living process has our endpoint.
 
-        Takes as long as a beat where a beat was written there a moment ago, and no time else.
+        Takes as long as a beat where one was written there a moment ago on another machine, and no time else.
 
         Raises:
             PbxError: the PBX did not say.
@@ -79,7 +80,11 @@ class Lease:
         self._entered = False
         self._twins.enter()
         await self._look()
-        while self._twins.other(monotonic_ms()) is None and self._twins.may_be_alive(round(wall_s() * 1000)):
+        while (
+            self._twins.other(monotonic_ms()) is None
+            and (where := self._twins.may_be_alive(round(wall_s() * 1000))) is not None
+            and not surely_dead(where)
+        ):
             await within(self._stopped, LOOK_MS)
             await self._look()
         active = self._twins.decide(monotonic_ms())

@@ -30,7 +30,8 @@ FRESH_MS = 1_200
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One value of an endpoint's beat. ``wall_ms``: when it was written, by the writer's clock."""
+    """One value of an endpoint's beat. ``wall_ms``: when it was written, by the writer's clock; ``place``: where
+    (``ivr.pbx.place``)."""
 
     run_id: str
     started_ms: int
@@ -38,27 +39,28 @@ class Beat:
     active: bool
     twin: bool
     wall_ms: int
+    place: str = ""
 
     def to_text(self) -> str:
         """For the PBX."""
         role = ("a" if self.active else "s") + ("+" if self.twin else "")
-        return f"{self.run_id}/{self.started_ms}/{self.number}/{role}/{self.wall_ms}"
+        return f"{self.run_id}/{self.started_ms}/{self.number}/{role}/{self.wall_ms}/{self.place}"
 
     @classmethod
     def from_text(cls, text: str) -> Beat | None:
         """What ``to_text`` gave; ``None`` for anything else."""
         parts = text.split("/")
-        if len(parts) != 5 or not all(part.isdigit() for part in (parts[1], parts[2], parts[4])):
+        if len(parts) != 6 or not all(part.isdigit() for part in (parts[1], parts[2], parts[4])):
             return None
-        run_id, started, number, role, wall = parts
-        return cls(run_id, int(started), int(number), role.startswith("a"), role.endswith("+"), int(wall))
+        run_id, started, number, role, wall, place = parts
+        return cls(run_id, int(started), int(number), role.startswith("a"), role.endswith("+"), int(wall), place)
 
 
 class Twins:
     """Us, and perhaps another under our name. ``started_ms``: wall clock."""
 
-    def __init__(self, run_id: str, started_ms: int) -> None:
-        self._run_id, self._started_ms = run_id, started_ms
+    def __init__(self, run_id: str, started_ms: int, place: str = "") -> None:
+        self._run_id, self._started_ms, self._place = run_id, started_ms, place
         self._number = 0
         self._last: str | None = None
         self._other: Beat | None = None
@@ -78,16 +80,21 @@ class Twins:
             self._other, self._seen_ms = beat, now_ms
         self._last = text
 
-    def may_be_alive(self, wall_ms: int) -> bool:
-        """Whether what was found after the login is so fresh that its next beat has to be waited for."""
+    def may_be_alive(self, wall_ms: int) -> str | None:
+        """The place of whose beat was found after the login, if it is so fresh that the next one has to be waited for
+        (or that place asked)."""
         beat = Beat.from_text(self._last or "")
-        return beat is not None and beat.run_id != self._run_id and 0 <= wall_ms - beat.wall_ms < FRESH_MS
+        if beat is None or beat.run_id == self._run_id or not 0 <= wall_ms - beat.wall_ms < FRESH_MS:
+            return None
+        return beat.place
 
     def say(self, now_ms: int, wall_ms: int) -> str:
         """Our next beat."""
         self._number += 1
         twin = self.other(now_ms) is not None
-        self._last = Beat(self._run_id, self._started_ms, self._number, self.active, twin, wall_ms).to_text()
+        self._last = Beat(
+            self._run_id, self._started_ms, self._number, self.active, twin, wall_ms, self._place
+        ).to_text()
         return self._last
 
     def other(self, now_ms: int) -> Beat | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from ivr.doctor_finding import Level
 from ivr.pbx.check import examine
 from ivr.pbx.claims import BEAT_MS, LEASE_MS
 from ivr.pbx.lease import beat_variable
+from ivr.pbx.place import place, surely_dead
 from ivr.pbx.twins import FRESH_MS, Beat, Twins, two_alive
 from tests.ivr.pbx.beside import Beside, World, talking
 
@@ -41,9 +45,9 @@ class Variable:
 
 def test_beat_is_read_as_it_was_written_and_nothing_else_is_one() -> None:
     """What older versions or people wrote there is no beat."""
-    beat = Beat("abc", 5, 7, active=False, twin=True, wall_ms=99)
+    beat = Beat("abc", 5, 7, active=False, twin=True, wall_ms=99, place="here-1")
     assert Beat.from_text(beat.to_text()) == beat
-    assert [Beat.from_text(text) for text in ("", "abc-1", "a/b/c/d/e", "a/1/2/a/x", "1/2/3")] == [None] * 5
+    assert [Beat.from_text(text) for text in ("", "abc-1", "a/b/c/d/e/f", "a/1/2/a/x/", "1/2/3")] == [None] * 5
 
 
 def test_what_a_dead_run_left_is_waited_for_only_while_it_is_fresh() -> None:
@@ -52,8 +56,24 @@ def test_what_a_dead_run_left_is_waited_for_only_while_it_is_fresh() -> None:
     there.login(0)
     there.beat(0)
     there.login(1)
-    assert there.runs[1].may_be_alive(FRESH_MS - 1) and not there.runs[1].may_be_alive(FRESH_MS)
+    assert there.runs[1].may_be_alive(FRESH_MS - 1) is not None and there.runs[1].may_be_alive(FRESH_MS) is None
     assert there.runs[1].other(0) is None and there.beat(1), "it does not move: nobody is there"
+
+
+def test_process_that_is_dead_is_known_to_be_on_its_own_machine_only() -> None:
+    """No beat of a killed process is waited for where the next one can look whether it is there."""
+    tell = "import sys; from ivr.pbx.place import place; print(place(), flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", tell], text=True, **pipes) as child:  # type: ignore[call-overload]
+        where = child.stdout.readline().strip()
+        assert not surely_dead(where) and not surely_dead(place())
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert surely_dead(where), "though nobody has collected it"
+    assert surely_dead(where)
+    here, pid, began = place().split("-")
+    assert surely_dead(f"{here}-{pid}-{int(began) - 1}"), "our number, as in a container, and not us"
+    assert not surely_dead(f"0123456789ab-{pid}-1") and not surely_dead("") and not surely_dead("x-1")
 
 
 def test_second_run_stands_by_and_takes_over_after_silence_or_a_goodbye() -> None:
