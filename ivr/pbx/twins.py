@@ -14,6 +14,7 @@ run left there never changes again.
 | standing by | active       | stay                                                          |
 | standing by | standing by  | who was started first becomes active                          |
 | either      | silent for a lease, or has said goodbye | active                             |
+| active, but silent for a lease | active | stand by: we were asleep, and it has taken over    |
 
 A login begins standing by, until it is known whether the beat found there is alive.
 """
@@ -64,7 +65,7 @@ class Twins:
         self._number = 0
         self._last: str | None = None
         self._other: Beat | None = None
-        self._seen_ms = 0
+        self._seen_ms = self._said_ms = 0
         self.active = False
 
     def enter(self) -> None:
@@ -91,6 +92,7 @@ class Twins:
     def say(self, now_ms: int, wall_ms: int) -> str:
         """Our next beat."""
         self._number += 1
+        self._said_ms = now_ms
         twin = self.other(now_ms) is not None
         self._last = Beat(
             self._run_id, self._started_ms, self._number, self.active, twin, wall_ms, self._place
@@ -104,6 +106,8 @@ class Twins:
     def decide(self, now_ms: int) -> bool:
         """Whether we are the one that works, from now on."""
         other = self.other(now_ms)
+        if other is not None and other.active and now_ms - self._said_ms >= LEASE_MS:
+            self.active = False  # we were asleep, and it has taken over
         if other is None:
             self.active = True
         elif other.active is self.active:

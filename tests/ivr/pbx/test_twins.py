@@ -95,6 +95,21 @@ def test_second_run_stands_by_and_takes_over_after_silence_or_a_goodbye() -> Non
         assert there.beat(1)
 
 
+def test_run_that_was_asleep_leaves_the_calls_to_the_one_that_took_over() -> None:
+    """A stopped machine that goes on must not take them back: they would change hands twice for nothing."""
+    there = Variable(0, 0)
+    there.login(0)
+    there.beat(0)
+    there.login(1)
+    for _ in range(8):
+        there.now_ms += BEAT_MS
+        there.beat(1)
+    assert there.runs[1].active
+    assert not there.beat(0), "it was silent for longer than a lease"
+    there.now_ms += BEAT_MS
+    assert there.beat(1) and not there.beat(0)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 900)), min_size=1, max_size=40),
