@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from ivr.demo.phones import Phone
 from ivr.demo.stack import Stack
 from ivr.doctor_sip import ask_registrar
+from ivr.errors import PbxError
 from ivr.lines.base import RegistrationState
 from ivr.lines.pyvoip import PyvoipLine
 from ivr.lines.transactions import Timers
-from tests.ivr.pbx.beside import Beside, Ears, World, line_options
+from tests.ivr.pbx.beside import Beside, Ears, World, line_options, tone
 from tests.ivr.pbx.pbx_server import PbxServer
 
 pytestmark = pytest.mark.sip
@@ -110,7 +112,10 @@ async def test_line_outlives_a_registrar_that_stops_answering(own_asterisk: PbxS
 async def test_asterisk_killed_and_restarted_is_found_again_and_calls_are_tapped(
     own_asterisk: PbxServer, tmp_path: Path
 ) -> None:
-    """Nobody restarts Firmline after the PBX: within seconds it is logged in, registered and taps the next call."""
+    """Nobody restarts Firmline after the PBX: within seconds it is logged in, registered and taps the next call.
+
+    Killed while a prompt plays and a supervisor's phone rings: both end, and what is said of them is true.
+    """
     async with Stack() as stack:
         own_asterisk.phones_at(stack.port)
         world = World(own_asterisk, stack, tmp_path)
@@ -120,7 +125,14 @@ async def test_asterisk_killed_and_restarted_is_found_again_and_calls_are_tapped
             await caller.dial(world.at_pbx("201"))
             await beside.ears.both()
             ref = beside.call.call_ref
+            supervisor = await Phone.create(stack, "299", auto_answer=False)
+            playback = beside.ears.legs["caller"].play(tone(1300, 2))
+            moving = asyncio.create_task(beside.pbx.transfer(beside.call, "299", "test"))
+            await asyncio.wait_for(supervisor.ringing.wait(), 3)
             own_asterisk.kill()
+            with pytest.raises(PbxError, match="manager connection was lost while 299 was ringing"):
+                await asyncio.wait_for(moving, 5)
+            await asyncio.wait_for(playback.done, 5)
             async with asyncio.timeout(5):
                 while beside.pbx.problem() is None:
                     await stack.clock.pause(40)
