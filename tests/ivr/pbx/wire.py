@@ -73,7 +73,7 @@ class Wire:
 
     def __exit__(self, *_exc: object) -> None:
         self._stop.set()
-        self._thread.join(2)
+        self._thread.join(10)
         self._socket.close()
 
     def dialled(self, sip_port: int) -> dict[str, int]:
@@ -165,7 +165,7 @@ class Wire:
         last = False
         while not last:
             last = self._stop.wait(_LOOK_S)
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # nothing more for now; or closed, when we could not keep up
                 while True:
                     self._take(*self._socket.recvmsg(4096, 64))
 
