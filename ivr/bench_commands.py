@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ivr.cli import Context, cli, shared_options
-from ivr.cli_output import progress, quiet_logging, table
+from ivr.cli_output import progress, quiet_logging, table, tenths
 from ivr.errors import FirmlineError
 
 Json = click.option("--json", "as_json", is_flag=True, help="JSON instead of tables: one object a table.")
@@ -181,8 +181,12 @@ def bench_judgement(
     if not rows:
         raise FirmlineError(f"{labels}: no row has text")
     judge = JudgementBench(context.config(), pack, prompt or PROMPT)
-    with click.progressbar(length=judge.steps(rows, voices), label="lines", file=sys.stderr) as bar:
-        result = judge.run(rows, voices, bar.update, Clips())
+    steps = judge.steps(rows, voices)
+    if sys.stderr.isatty():
+        with click.progressbar(length=steps, label="lines", file=sys.stderr) as bar:
+            result = judge.run(rows, voices, bar.update, Clips())
+    else:
+        result = judge.run(rows, voices, tenths(steps, "steps"), Clips())
     table(result, as_json)
     if not as_json:
         click.echo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -41,6 +42,19 @@ def table(result: dict[str, Any], as_json: bool) -> None:
 def progress(text: str) -> None:
     """How long work goes on, on stderr."""
     click.echo(text, err=True)
+
+
+def tenths(length: int, of: str) -> Callable[[int], None]:
+    """A progress bar for a log: told how many steps were done, says each tenth of ``length`` on stderr."""
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if before * 10 // length != done * 10 // length:
+            progress(f"{done} of {length} {of}")
+
+    return step
 
 
 def show_finding(finding: Finding) -> None:

@@ -12,6 +12,7 @@ from audio.level import dbov
 from ivr.bench_judgement import Heard, JudgementBench, counts_strike, on_a_line
 from ivr.bench_speech import RATE_HZ
 from ivr.bench_voices import Clips
+from ivr.cli_output import tenths
 from ivr.config import Config
 from ivr.errors import FirmlineError
 from ivr.judge import load_pack
@@ -77,3 +78,11 @@ def test_one_insult_goes_all_the_way_through(tmp_path: Path) -> None:
     ]
     assert result["rows"][0]["recall"] == result["rows"][1]["recall"] == "1.00 (1 of 1)"
     assert result["rows"][1]["WER %"] < 30
+
+
+def test_progress_without_a_terminal_is_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bench of minutes whose output goes to a file is not silent, nor does it fill the file."""
+    step = tenths(30, "steps")
+    for _ in range(30):
+        step(1)
+    assert capsys.readouterr().err.splitlines() == [f"{at} of 30 steps" for at in range(3, 31, 3)]
