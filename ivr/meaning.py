@@ -1,4 +1,4 @@
-"""The reader of meaning for a pack, from shipped weights and the sentence model; loaded once a process.
+"""The reader of meaning for a pack, from the sentence model and what was learnt beside it; loaded once a process.
 
 Without the model Firmline judges by words and rules alone, and says so once: fail open, never in silence.
 """
@@ -24,18 +24,13 @@ HEAD_FILE = "head.npz"
 
 @lru_cache(maxsize=1)
 def shipped_head() -> tuple[Head, dict[str, Vectors]]:
-    """The trained head, and the vectors of the shipped packs' examples by their text.
+    """What turns scores into probabilities, and the vectors of the shipped packs' examples by their text.
 
-    How it was trained, on what, and under which licences: ``ivr/train_head.py`` and docs/judgement.md.
+    How it was trained, on what, and under which licences: ``ivr/training`` and docs/judgement.md.
     """
     stored = (resources.files("ivr") / "data" / "meaning" / HEAD_FILE).read_bytes()
     with np.load(io.BytesIO(stored), allow_pickle=False) as data:
-        head = Head(
-            data["vectors"].astype(np.float32),
-            data["rules"].astype(np.float32),
-            data["bias"].astype(np.float32),
-            float(data["temperature"]),
-        )
+        head = Head(data["rules"].astype(np.float32), float(data["temperature"]))
         texts = bytes(data["texts"]).decode().split("\n")
         known = dict(zip(texts, data["known"].astype(np.float32), strict=True))
     return head, known

@@ -1,11 +1,11 @@
-"""What a sentence means, by sentence embedding: a small trained head, and the pack's own examples.
+"""What a sentence means: what a sentence model trained for it says, and the pack's own examples.
 
-Owns: what is learned from (features), the head's arithmetic, nearest examples, long texts cut into windows. Never: the
-model (the embed function is passed in), files, thresholds (the pack has them).
+Owns: how the model's scores and the rules' findings become probabilities, nearest examples, long texts cut into
+windows. Never: the model (the embed function is passed in), files, thresholds (the pack has them).
 
-Two readings of one vector. The *head* is a multinomial logistic regression over the sentence vector and what the rules
-found; it generalises. The *examples* of the pack are looked up by nearness; they are how ops teach: a
-line of YAML close enough to what was said decides, without any training, and is quoted as the reason.
+Two readings of one sentence. The model's *scores*, with what the rules found, are a trained judgement; it generalises.
+The *examples* of the pack are looked up by nearness; they are how ops teach: a line of YAML close enough to what was
+said decides, without any training, and is quoted as the reason.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ from policies.types import Category, Verdict
 
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
-"""Sentences -> shape ``(n, PARTS * width)``, see ``PARTS``."""
-
-PARTS = 7
-"""Parts of a sentence's vector, each of unit length: mean and maximum over the tokens of the last layer, of the third,
-of the fourth, and the mean of the fifth. Likeness to examples is taken on the first part alone."""
+"""Sentences -> shape ``(n, width + len(CLASSES))``: a vector of unit length whose cosines say how alike sentences are
+in topic and wording, then the model's score of each class (a logit, without what the rules add)."""
 
 CLASSES = (
     Category.CIVIL,
@@ -38,8 +35,6 @@ CLASSES = (
 """What the head tells apart. Venting and swearing at a thing are civil to it: the rules name those."""
 ATTACKS = CLASSES[1:5]
 
-VECTOR_SCALE = 3.0
-"""Unit vectors are small beside counts; without it the penalty of the fit would mute them."""
 WINDOW_WORDS = 40
 """Longer texts are read in windows of this many words, as far as ``MAX_WINDOWS`` goes: the cost is bounded."""
 MAX_WINDOWS = 6
@@ -51,21 +46,19 @@ RULE_WIDTH = 2 * len(_KINDS) + 3
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Weights of the logistic regression, one column a class.
+    """What turns the model's scores into probabilities.
 
-    ``vectors`` has shape ``(PARTS * width, 6)``, ``rules`` ``(RULE_WIDTH, 6)``, ``bias`` ``(6,)``.
-    ``temperature`` divides the scores before they become probabilities (Guo et al. 2017), fitted on held-back folds.
+    ``rules`` has shape ``(RULE_WIDTH, 6)``: what each finding of the rules adds to each class's score; learnt together
+    with the model. ``temperature`` divides the scores (Guo et al. 2017), fitted on lines held back.
     """
 
-    vectors: Vectors
     rules: Vectors
-    bias: Vectors
     temperature: float = 1.0
 
-    def probabilities(self, vector: Vectors, ruled: Verdict) -> Vectors:
+    def probabilities(self, scores: Vectors, ruled: Verdict) -> Vectors:
         """One probability a class, in the order of ``CLASSES``."""
-        scores = vector * VECTOR_SCALE @ self.vectors + rule_features(ruled) @ self.rules + self.bias
-        raised = np.exp((scores - scores.max()) / self.temperature)
+        both = scores + rule_features(ruled) @ self.rules
+        raised = np.exp((both - both.max()) / self.temperature)
         return np.asarray(raised / raised.sum(), dtype=np.float32)
 
 
@@ -106,7 +99,7 @@ def rule_features(ruled: Verdict) -> Vectors:
 class Meaning:
     """The reader of one pack: the head and the pack's examples. Safe to share between calls.
 
-    ``known`` holds vectors computed before (the mean half), so that only lines that ops added cost time at start.
+    ``known`` holds examples' unit vectors computed before, so that only lines that ops added cost time at start.
     """
 
     def __init__(
@@ -117,7 +110,6 @@ class Meaning:
         known: Mapping[str, Vectors] | None = None,
     ) -> None:
         self._embed, self._head = embed, head
-        self._width = head.vectors.shape[0] // PARTS
         self._texts = [text for text, _ in examples]
         self._kinds = [kind for _, kind in examples]
         self._matrix = self._example_vectors(known or {})
@@ -141,9 +133,10 @@ class Meaning:
 
     def _read(self, text: str, ruled: Verdict) -> Reading:
         vector = self._vector(text)
-        chances = self._head.probabilities(vector, ruled)
+        alike, scores = vector[: -len(CLASSES)], vector[-len(CLASSES) :]
+        chances = self._head.probabilities(scores, ruled)
         attacks = chances[1:5]
-        similar = self._matrix @ vector[: self._width] if len(self._texts) else np.zeros(0, dtype=np.float32)
+        similar = self._matrix @ alike if len(self._texts) else np.zeros(0, dtype=np.float32)
         return Reading(
             float(attacks.sum()),
             ATTACKS[int(attacks.argmax())],
@@ -168,14 +161,10 @@ class Meaning:
         return found
 
     def _example_vectors(self, known: Mapping[str, Vectors]) -> Vectors:
-        matrix = np.zeros((len(self._texts), self._width), dtype=np.float32)
-        missing = [at for at, text in enumerate(self._texts) if text not in known]
-        for at, text in enumerate(self._texts):
-            if text in known:
-                matrix[at] = known[text]
-        if missing:
-            matrix[missing] = self._embed([self._texts[at] for at in missing])[:, : self._width]
-        return matrix
+        missing = [text for text in self._texts if text not in known]
+        fresh = self._embed(missing)[:, : -len(CLASSES)] if missing else ()
+        found = {**known, **dict(zip(missing, fresh, strict=True))}
+        return np.array([found[text] for text in self._texts], dtype=np.float32)
 
 
 def windows(text: str) -> list[str]:

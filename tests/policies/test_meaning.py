@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from ivr import meaning as shipped
 from ivr.embedding import sentence_model
 from ivr.errors import ModelError
 from ivr.judge import load_pack, shipped_packs
-from policies.meaning import CLASSES, MAX_WINDOWS, PARTS, Head, Meaning, Vectors, windows
+from ivr.training.lines import own_lines, pattern_lines
+from policies.meaning import CLASSES, MAX_WINDOWS, RULE_WIDTH, Head, Meaning, Vectors, windows
 from policies.pack import Pack
 from policies.types import Category
 from policies.verdict import judge
@@ -103,7 +104,7 @@ def test_meaning_attack_without_a_swear_word_is_a_strike_with_its_reason(standar
 
 
 def test_meaning_shipped_vectors_are_those_of_the_shipped_examples(standard: Pack) -> None:
-    """Nothing is embedded at start; ``python -m ivr.train_head`` was run after the last change to the examples."""
+    """Nothing is embedded at start: ``python -m ivr.training.examples`` was run after the last change of examples."""
     _, known = shipped.shipped_head()
     missing = [
         text for name in shipped_packs() for text, _ in load_pack(name, meaning=False).taught() if text not in known
@@ -116,27 +117,32 @@ def test_meaning_shipped_vectors_are_those_of_the_shipped_examples(standard: Pac
 
 def _learnt() -> set[str]:
     """Every line of ours that the head learns from or a shipped pack teaches."""
-    from ivr.train_head import pattern_lines, phone_lines
-
     taught = {text for name in shipped_packs() for text, _ in load_pack(name, meaning=False).taught()}
-    return taught | {line.text for line in phone_lines(set())} | {text for text, _ in pattern_lines()}
+    return taught | {line.text for line in own_lines(set())} | {text for text, _ in pattern_lines()}
 
 
 def test_no_line_of_a_test_set_is_learnt_or_taught() -> None:
     """Figures on lines that were taught would be worth nothing."""
     learnt = {_plain(text) for text in _learnt()}
-    for name in ("utterances.csv", "utterances_dev.csv", "utterances_fresh.csv", "safeguard.csv"):
+    for name in (
+        "utterances.csv",
+        "utterances_dev.csv",
+        "utterances_fresh.csv",
+        "utterances_held.csv",
+        "safeguard.csv",
+    ):
         assert [row["text"] for row in _rows(name) if _plain(row["text"]) in learnt] == []
 
 
 def test_no_line_of_the_fresh_and_development_sets_is_nearly_a_learnt_one() -> None:
     """Nor is one in the same words but for a few: shared words are less than .7 of all words of the two.
 
-    The fresh set shares none with the other sets either: those have been worked with.
+    The fresh and held sets share none with the other sets either: those have been worked with.
     """
     learnt, worked_with = _learnt(), {row["text"] for name in WORKED_WITH for row in _rows(name)}
-    for name, others in (("utterances_dev.csv", learnt), ("utterances_fresh.csv", learnt | worked_with)):
-        assert list(_near(name, others)) == []
+    assert list(_near("utterances_dev.csv", learnt)) == []
+    for name in ("utterances_fresh.csv", "utterances_held.csv"):
+        assert list(_near(name, learnt | worked_with)) == []
 
 
 def _near(name: str, others: set[str]) -> Iterator[tuple[str, str]]:
@@ -154,16 +160,22 @@ def _near(name: str, others: set[str]) -> Iterator[tuple[str, str]]:
                 yield row["text"], text
 
 
+def test_every_training_line_stands_once() -> None:
+    """A line with two labels would teach nothing but doubt; a label that is none is an error of its own."""
+    plain = [_plain(line.text) for line in own_lines(set())]
+    assert len(plain) > 20_000
+    assert [text for text, times in Counter(plain).items() if times > 1 or not text] == []
+
+
 def test_nearly_the_same_line_would_be_found() -> None:
     """The check itself: one word of a line of the set put differently is found."""
     text = next(row["text"] for row in _rows("utterances_dev.csv") if len(row["text"].split()) > 8)
     assert [found for found, _ in _near("utterances_dev.csv", {" ".join(text.split()[:-1]) + " indeed"})] == [text]
 
 
-def _head(width: int = 2) -> Head:
-    zeros: Vectors = np.zeros((PARTS * width, len(CLASSES)), dtype=np.float32)
-    rules: Vectors = np.zeros((19, len(CLASSES)), dtype=np.float32)
-    return Head(zeros, rules, np.zeros(len(CLASSES), np.float32))
+def _head() -> Head:
+    rules: Vectors = np.zeros((RULE_WIDTH, len(CLASSES)), dtype=np.float32)
+    return Head(rules)
 
 
 def test_meaning_long_text_is_read_in_bounded_windows(standard: Pack) -> None:
@@ -172,7 +184,7 @@ def test_meaning_long_text_is_read_in_bounded_windows(standard: Pack) -> None:
 
     def embed(texts: Sequence[str]) -> Vectors:
         asked.extend(texts)
-        return np.ones((len(texts), 2 * PARTS), dtype=np.float32)
+        return np.ones((len(texts), 2 + len(CLASSES)), dtype=np.float32)
 
     reader = Meaning(embed, _head(), [])
     reader.read("word " * 10_000, lambda _: judge("", standard))
@@ -187,7 +199,7 @@ def test_meaning_prepare_does_the_slow_part_before(standard: Pack) -> None:
 
     def embed(texts: Sequence[str]) -> Vectors:
         asked.extend(texts)
-        return np.ones((len(texts), 2 * PARTS), dtype=np.float32)
+        return np.ones((len(texts), 2 + len(CLASSES)), dtype=np.float32)
 
     reader = Meaning(embed, _head(), [])
     reader.prepare("where is my parcel")
