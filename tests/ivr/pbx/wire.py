@@ -32,7 +32,8 @@ _OUTGOING = 4
 _SO_TIMESTAMPNS, _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 35, 26, 33
 _LOOK_S = 0.1
 """The kernel has noted when each packet passed, so nobody need wake for each."""
-LATE_MS = 1_000
+LATE_MS = 5_000
+"""A prompt that has not begun by then is not that decision's; generous, because tests share their machine."""
 _FIRST_MS = 600
 _SEARCH_MS = 120
 _LAWS = {0: Law.PCMU, 8: Law.PCMA}
@@ -88,7 +89,7 @@ class Wire:
 
     def first_packet_ms(self, prompt: Pcm, port: int, after_ms: float) -> float | None:
         """When (monotonic ms) the packet passed that took the first sample of ``prompt`` (8 kHz) to that port; ``None``
-        when that prompt did not begin in the second after ``after_ms``."""
+        when that prompt did not begin within ``LATE_MS`` of ``after_ms``."""
         until_ms = after_ms + LATE_MS + len(prompt) * 1000 / RATE_HZ
         packets = [each for each in self._streams().get(port, ()) if after_ms <= each[0] <= until_ms]
         if not packets:
