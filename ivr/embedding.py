@@ -67,17 +67,27 @@ def sentence_model() -> SentenceModel:
     """The model, loaded once a process.
 
     Raises:
-        ModelError: a file is missing, or is not the one we know. The text says how to mend it.
+        ModelError: a file is missing, is not the one we know, or cannot be run here. The text says how to mend it.
     """
-    known = {name: sha256 for sha256, name in (line.split() for line in _read(FOLDER / HASHES).splitlines())}
-    return SentenceModel(*(_file(FOLDER / name, known.get(name, "")) for name in (MODEL, VOCABULARY)))
+    return model_in(FOLDER)
+
+
+def model_in(folder: Path) -> SentenceModel:
+    """The model of a folder with its vocabulary and both hashes, as ``sha256sum`` writes them; raises the same."""
+    pairs = (line.split() for line in _read(folder / HASHES).splitlines())
+    known = {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+    files = [_file(folder / name, known.get(name, "")) for name in (MODEL, VOCABULARY)]
+    try:
+        return SentenceModel(*files)
+    except Exception as exc:  # whatever its runtime raises: words and rules can still judge
+        raise ModelError(f"the sentence model {files[0]} cannot be run here: {exc}") from exc
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError:
-        raise ModelError(f"the sentence model is not there: no {path}; {_FIX}") from None
+    except (OSError, UnicodeDecodeError):
+        raise ModelError(f"the sentence model is not there: no {path} that can be read; {_FIX}") from None
 
 
 def _file(path: Path, sha256: str) -> Path:

@@ -69,7 +69,7 @@ def calibrated(lines: Sequence[Line], pack: Pack, seed: int) -> float:
 
 
 def fitted(lines: Sequence[Line], pack: Pack, seed: int) -> Network:
-    """A network that has learnt ``lines`` (about ten minutes on one core)."""
+    """A network that has learnt ``lines`` (about a quarter of an hour on one core)."""
     network = Network(str(_base()))
     with Progress() as bar:
         task = bar.add_task("learning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from structlog.testing import capture_logs
 
 import ivr.judge
 from ivr import meaning as shipped
-from ivr.embedding import sentence_model
+from ivr.embedding import FOLDER, HASHES, MODEL, VOCABULARY, model_in, sentence_model
 from ivr.errors import ModelError
 from ivr.judge import load_pack, shipped_packs
+from ivr.models import file_sha256
 from ivr.training.lines import own_lines, pattern_lines
 from policies.meaning import CLASSES, MAX_WINDOWS, RULE_WIDTH, Head, Meaning, Vectors, windows
 from policies.pack import Pack
@@ -69,6 +71,28 @@ def test_meaning_without_a_model_words_and_rules_judge(monkeypatch: pytest.Monke
     assert pack.meaning is None
     assert judge("you useless idiot", pack).strike
     assert [each["event"] for each in logs] == ["meaning is not read: judging by words and rules alone"]
+
+
+@pytest.mark.parametrize("broken", ["missing", "changed", "no hashes", "odd hashes", "not a model"])
+def test_meaning_of_a_model_that_is_not_the_one_we_know_is_not_read(tmp_path: Path, broken: str) -> None:
+    """It decides what a caller is told: anything wrong with its files is an error that says so, never a crash."""
+    for name in (MODEL, VOCABULARY, HASHES):
+        shutil.copy(FOLDER / name, tmp_path)
+    if broken == "missing":
+        (tmp_path / MODEL).unlink()
+    elif broken == "changed":
+        with (tmp_path / VOCABULARY).open("a") as file:
+            file.write("more")
+    elif broken == "no hashes":
+        (tmp_path / HASHES).unlink()
+    elif broken == "odd hashes":
+        (tmp_path / HASHES).write_bytes(b"one\nthree words here\n")
+    else:
+        (tmp_path / MODEL).write_bytes(b"no graph")
+        sums = [f"{file_sha256(tmp_path / name)}  {name}\n" for name in (MODEL, VOCABULARY)]
+        (tmp_path / HASHES).write_text("".join(sums))
+    with pytest.raises(ModelError, match="sentence model"):
+        model_in(tmp_path)
 
 
 def test_meaning_switched_off_by_the_pack_is_off(tmp_path: Path) -> None:
