@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +76,8 @@ class Reading:
     """What one text means.
 
     ``attack`` is the probability that it attacks the listener, ``category`` the likeliest kind of attack, ``danger``
-    the probability that somebody is in danger. ``near_bad`` and ``near_civil`` are the nearest examples of each side.
+    the probability that somebody is in danger. ``near_bad`` and ``near_civil`` are the nearest examples of each side,
+    ``near_kind`` the nearest of ``category``: what that probability is best explained by.
     """
 
     attack: float
@@ -84,6 +85,7 @@ class Reading:
     danger: float
     near_bad: Near | None
     near_civil: Near | None
+    near_kind: Near | None = None
 
 
 def rule_features(ruled: Verdict) -> Vectors:
@@ -115,6 +117,7 @@ class Meaning:
         self._matrix = self._example_vectors(known or {})
         civil = np.array([kind is Category.CIVIL for kind in self._kinds], dtype=bool)
         self._bad, self._civil = np.flatnonzero(~civil), np.flatnonzero(civil)
+        self._of = {kind: np.flatnonzero([each is kind for each in self._kinds]) for kind in ATTACKS}
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
 
     def prepare(self, text: str) -> None:
@@ -129,7 +132,7 @@ class Meaning:
         danger = max(readings, key=lambda r: r.danger)
         if danger.danger > worst.attack:
             worst = danger
-        return Reading(worst.attack, worst.category, danger.danger, worst.near_bad, worst.near_civil)
+        return replace(worst, danger=danger.danger)
 
     def _read(self, text: str, ruled: Verdict) -> Reading:
         vector = self._vector(text)
@@ -137,12 +140,14 @@ class Meaning:
         chances = self._head.probabilities(scores, ruled)
         attacks = chances[1:5]
         similar = self._matrix @ alike if len(self._texts) else np.zeros(0, dtype=np.float32)
+        likeliest = ATTACKS[int(attacks.argmax())]
         return Reading(
             float(attacks.sum()),
-            ATTACKS[int(attacks.argmax())],
+            likeliest,
             float(chances[5]),
             self._nearest(similar, self._bad),
             self._nearest(similar, self._civil),
+            self._nearest(similar, self._of[likeliest]),
         )
 
     def _nearest(self, similar: Vectors, among: npt.NDArray[np.intp]) -> Near | None:

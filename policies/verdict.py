@@ -146,7 +146,7 @@ def weigh(ruled: Verdict, reading: Reading, pack: Pack, *, aside: bool = False) 
     excused = any(m.category in _EXCUSING for m in ruled.matches)
     bar = spec.excused if excused else spec.sworn if ruled.category in _HEATED else spec.strike
     if reading.attack >= bar:
-        return _strike(ruled, reading.category, reading.attack, bad, pack)
+        return _strike(ruled, reading.category, reading.attack, reading.near_kind, pack)
     return ruled
 
 

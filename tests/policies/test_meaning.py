@@ -127,6 +127,14 @@ def test_meaning_attack_without_a_swear_word_is_a_strike_with_its_reason(standar
     assert "reads as an attack on the person" in verdict.why[0]
 
 
+def test_meaning_quotes_an_example_of_the_kind_that_it_names(standard: Pack) -> None:
+    """ "A brick" is nearest to a threat in wording; the insult that it is, is explained by an insult."""
+    verdict = judge("A brick would have understood by now.", standard)
+    assert verdict.strike and verdict.category is Category.INSULT
+    quoted = re.search(r'like the example "(.*)" \(', verdict.why[0])
+    assert quoted and dict(standard.taught())[quoted[1]] is Category.INSULT
+
+
 def test_meaning_shipped_vectors_are_those_of_the_shipped_examples(standard: Pack) -> None:
     """Nothing is embedded at start: ``python -m ivr.training.examples`` was run after the last change of examples."""
     _, known = shipped.shipped_head()
