@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ivr.demo.phones import Phone
+from ivr.demo.phones import Phone, is_sound
 from ivr.demo.recordings import find_prompt
 from ivr.demo.service import Row, ServiceProcess, monotonic_of
 from ivr.demo.speech import line_pcm
@@ -67,6 +68,62 @@ async def test_service_on_asterisk_warns_the_caller_only_then_transfers_to_the_s
     await world.channels_settle(lambda names: len(names) == 2)
     assert (await world.rows.wait("call_ended"))["data"]["why"] == "firmline: transfer"
     await caller.hang_up()
+
+
+async def test_polite_and_upset_callers_hear_nothing_of_ours_and_nothing_of_their_calls_changes(world: World) -> None:
+    """A bill paid twice, then fury at a cold house: heard and written down, and not answered by us."""
+    await world.firmline()
+    await world.phone("201")
+    caller = await world.phone("pat")
+    await caller.dial(world.at_pbx("201"))
+    await world.rows.wait("leg_up", times=2)
+    before = sorted(await asyncio.to_thread(world.server.channels))
+    for line in ("pat_billing", "kim_disgrace"):
+        await caller.say(line_pcm(line))
+        await world.stack.clock.pause(600)  # the end of an utterance
+    async with asyncio.timeout(15):
+        while "disgrace" not in (words := str([row["data"] for row in world.rows.of("utterance")])):
+            await world.rows.changed()
+    assert "bill" in words
+    seen = {row["event"] for row in world.rows.rows}
+    assert seen <= {"call_started", "leg_up", "utterance", "partial", "speaking"}
+    ear = caller.heard.pcm()
+    assert len(ear) > 5 * RATE_HZ and not any(is_sound(frame.tobytes()) for frame in np.split(ear, len(ear) // 160))
+    assert caller.in_call.is_set() and sorted(await asyncio.to_thread(world.server.channels)) == before
+    await caller.hang_up()
+    await world.channels_settle(lambda names: not names)
+
+
+async def test_agent_with_a_second_call_waiting_has_both_callers_heard_and_the_right_one_warned(world: World) -> None:
+    """The first caller is on hold while the second is abusive, and has a ladder of their own when they come back."""
+    await world.firmline()
+    extension = await world.stack.extension("201")
+    agents = [Phone(world.stack, extension, auto_answer=True, keep=True) for _ in range(2)]
+    free = iter(agents)
+    extension.on_incoming(lambda dialog: next(free).take(dialog))
+    held, abusive = [await world.phone(name) for name in ("203", "pat")]
+    await held.dial(world.at_pbx("201"))
+    await world.rows.wait("leg_up", times=2)
+    assert agents[0]._dialog is not None
+    await agents[0]._dialog._call.hold()
+    await abusive.dial(world.at_pbx("201"))
+    second = (await world.rows.wait("leg_up", times=4))["call_id"]
+    await world.stack.clock.pause(500)
+    await abusive.say(line_pcm("pat_insult"))
+    assert (await world.rows.wait("action_done", prompt="warning"))["call_id"] == second
+    await abusive.wait_quiet(600, 15)
+    assert heard(abusive, "warning") and not any(heard(phone, "warning") for phone in (held, *agents))
+    await abusive.hang_up()
+    await world.rows.wait("call_ended")
+    await agents[0]._dialog._call.resume()
+    await world.stack.clock.pause(500)
+    await held.say(line_pcm("pat_insult_again"))
+    first = await world.rows.wait("action_done", times=2, prompt="warning")
+    await held.wait_quiet(600, 15)
+    assert first["call_id"] != second and heard(held, "warning")
+    await held.hang_up()
+    await world.rows.wait("call_ended", times=2)
+    await world.channels_settle(lambda names: not names)
 
 
 async def test_service_ends_the_call_on_the_agents_key_after_the_closing_prompt(world: World) -> None:
